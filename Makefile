@@ -1,0 +1,16 @@
+# Every target is one call of one Python entry, which knows the tasks, norms, configs and variables.
+# `make` alone prints the help; `make task=… norm=…` runs an experiment.
+PYTHON ?= python3
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+.DEFAULT_GOAL := default
+.PHONY: default help setup run sweep report publish smoke test lint lock
+
+default help setup run sweep report publish smoke test lint lock:
+	@$(PYTHON) shared/src/shared/make.py $@
+
+# A misspelt target gets the same one-line answer as a misspelt variable.
+%:
+	@$(PYTHON) shared/src/shared/make.py $@
+
+Makefile: ;

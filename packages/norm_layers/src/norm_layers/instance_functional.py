@@ -1,0 +1,120 @@
+# ruff: noqa: F722 - shape strings are no forward references
+"""The norms whose statistics belong to one sample (GN and its special cases, PN), as pure functions.
+
+Legend: N batch, C channels, `spatial` any axes after them, D = C·H·W, G groups.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from norm_layers.functional import channel_affine, group_blocks, groups_in_force
+from norm_layers.shapes import Float, restore_memory_format
+
+
+def group_norm(
+    x: Float[Tensor, "N C *spatial"],
+    weight: Float[Tensor, " C"] | None,
+    bias: Float[Tensor, " C"] | None,
+    *,
+    num_groups: int,
+    eps: float = 1e-5,
+) -> Float[Tensor, "N C *spatial"]:
+    """Normalise groups of channels of each sample by their own mean and biased variance.
+
+    mu[n, g] = mean over c in group g, h, w of f[n, c, h, w]. G = 1 is layer, G = C instance normalization.
+    Single values pass (their output is the bias), where `F.group_norm` raises for a batch of one.
+
+    Args:
+        x: Input of shape (N, C, *spatial).
+        weight: Scale per channel. None: 1.
+        bias: Shift per channel. None: 0.
+        num_groups: G, a divisor of C.
+        eps: Added to the variance, in the input's units squared.
+
+    Returns:
+        Output of the shape, dtype and memory format of x.
+
+    Source:
+        BGN paper, eq. 6 and 7.
+    """
+    if x.numel() == 0:
+        return channel_affine(x, x, weight, bias)
+    dtype = x.dtype if weight is None else torch.promote_types(x.dtype, weight.dtype)
+    y = torch.group_norm(x.to(dtype), num_groups, weight, bias, eps, torch.backends.cudnn.enabled)
+    return restore_memory_format(y.to(x.dtype), x)
+
+
+def flat_group_norm(
+    x: Float[Tensor, "N C *spatial"],
+    weight: Float[Tensor, " C"] | None,
+    bias: Float[Tensor, " C"] | None,
+    *,
+    num_groups: int,
+    eps: float = 1e-5,
+) -> Float[Tensor, "N C *spatial"]:
+    """Normalise groups of the merged (C, H, W) axis of each sample: group norm at a G that does not divide C.
+
+    mu[n, g] = mean over d in group g of f[n, d], with D elements in G contiguous groups whose sizes differ by at
+    most one. It equals `group_norm` where G divides C, and batch group norm for a batch of one.
+
+    Args:
+        x: Input of shape (N, C, *spatial).
+        weight: Scale per channel. None: 1.
+        bias: Shift per channel. None: 0.
+        num_groups: G, at most D.
+        eps: Added to the variance, in the input's units squared.
+
+    Returns:
+        Output of the shape, dtype and memory format of x.
+
+    Raises:
+        ValueError: If G is above D.
+
+    Source:
+        BGN paper, eq. 6-7 with M·H·W = D/G, the reading under which every group number that it reports is defined.
+    """
+    if x.numel() == 0:
+        return channel_affine(x, x, weight, bias)
+    num_samples, num_elements = x.shape[0], math.prod(x.shape[1:])
+    num_groups = groups_in_force(x.shape, num_groups=num_groups, uneven="split")
+    flat = x.reshape(num_samples, num_elements)
+    pieces = []
+    for _, block_groups, first_element, group_size in group_blocks(num_elements, num_groups=num_groups):
+        piece = flat.narrow(1, first_element, block_groups * group_size)
+        grouped = piece.reshape(num_samples, block_groups, group_size)
+        y = torch.group_norm(grouped, block_groups, None, None, eps, torch.backends.cudnn.enabled)
+        pieces.append(y.reshape(num_samples, block_groups * group_size))
+    y = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+    return restore_memory_format(channel_affine(y.view(x.shape), x, weight, bias), x)
+
+
+def positional_norm(
+    x: Float[Tensor, "N C *spatial"],
+    weight: Float[Tensor, " C"] | None,
+    bias: Float[Tensor, " C"] | None,
+    *,
+    eps: float = 1e-5,
+) -> Float[Tensor, "N C *spatial"]:
+    """Normalise each position of each sample over the channels.
+
+    mu[n, h, w] = mean over c of f[n, c, h, w], with the biased variance.
+
+    Args:
+        x: Input of shape (N, C, *spatial).
+        weight: Scale per channel. None: 1.
+        bias: Shift per channel. None: 0.
+        eps: Added to the variance, in the input's units squared.
+
+    Returns:
+        Output of the shape, dtype and memory format of x.
+
+    Source:
+        Li et al. 2019, "Positional Normalization", without re-injection.
+    """
+    dtype = x.dtype if weight is None else torch.promote_types(x.dtype, weight.dtype)
+    channels_last = x.to(dtype).movedim(1, -1)
+    y = F.layer_norm(channels_last, (x.shape[1],), weight, bias, eps).movedim(-1, 1)
+    return restore_memory_format(y.to(x.dtype), x)

@@ -1,0 +1,53 @@
+"""The norm audit of a run: what every norm layer averages over, at the run's batch size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from norm_layers import NormAudit, audit_norms, summarise_audit
+from norm_layers.registry import NORMS
+from torch import Tensor, nn
+
+from shared.errors import UserError
+
+
+def audit_network(network: nn.Module, example_input: Tensor, *, batch_size: int) -> dict[str, Any]:
+    """Return the record's norm audit, and refuse a network that cannot train.
+
+    Args:
+        network: The network.
+        example_input: A batch with one image per worker.
+        batch_size: Images per worker and step.
+
+    Raises:
+        UserError: If a norm over the batch would average a single value.
+        ValueError: If a norm layer cannot take its input (more groups than values, wrong channels).
+    """
+    audits = [_at_batch_size(audit, batch_size) for audit in audit_norms(network, example_input)]
+    for audit in audits:
+        if _is_batch_norm(audit) and audit.values_per_statistic == 1:
+            shape = (batch_size, audit.channels, audit.height, audit.width)
+            raise UserError(
+                f"each statistic of {audit.norm} must average at least 2 values; got 1 at {audit.layer}, whose input has the "
+                f"shape {shape} with {audit.num_groups or audit.channels} groups. Use a larger batch_size or fewer groups."
+            )
+    kinds = [
+        {
+            "shape": [kind["channels"], kind["height"], kind["width"]],
+            "count": kind["layers"],
+            **{name: kind[name] for name in ("norm", "num_groups", "values_per_statistic", "straddling", "fallback", "equivalent")},
+        }
+        for kind in summarise_audit(audits)
+    ]
+    return {"num_layers": len(audits), "layers": kinds}
+
+
+def _is_batch_norm(audit: NormAudit) -> bool:
+    return audit.norm in NORMS and NORMS[audit.norm].has_running_statistics
+
+
+def _at_batch_size(audit: NormAudit, batch_size: int) -> NormAudit:
+    if not _is_batch_norm(audit) or audit.values_per_statistic is None:
+        return replace(audit, batch_size=batch_size)
+    return replace(audit, batch_size=batch_size, values_per_statistic=audit.values_per_statistic // audit.batch_size * batch_size)

@@ -1,0 +1,235 @@
+"""The make interface: reads the variables of `make …`, checks them, and starts the command that does the work.
+
+Runs under the system's Python with nothing installed, so that help and mistakes are answered at once; the environment is
+set up only when something is going to run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+SOURCES = [Path(__file__).resolve().parents[1], Path(__file__).resolve().parents[3] / "packages" / "norm_layers" / "src"]
+if __name__ == "__main__":
+    sys.path[0] = str(SOURCES[0])
+    sys.path.insert(1, str(SOURCES[1]))
+    if sys.version_info < (3, 11):
+        from shared import bootstrap
+
+        bootstrap.ensure()
+        os.execv(bootstrap.PYTHON, [str(bootstrap.PYTHON), *sys.argv])
+
+import json
+
+from norm_layers.registry import NORMS, resolve_norm
+
+from shared import bootstrap
+from shared.catalog import ROOT, RUN_VARIABLES, Task, Variable, default_data_dir, load_grids, load_tasks
+from shared.errors import UserError, choose, exit_with_usage_error
+
+TARGETS = {
+    "help": "this text",
+    "setup": "install everything at the pinned versions into .venv (the other targets do it by themselves)",
+    "sweep": "run every cell of a grid that has no finished record yet: make sweep grid=NAME [jobs=2]",
+    "report": "report.html and tables from the records: make report [task=…] [runs=DIR] [out=DIR]",
+    "publish": "append finished runs to results/runs and redraw results/: make publish runs=DIR",
+    "smoke": "the whole path of one task, or of all, in seconds: make smoke [task=…]",
+    "test": 'the tests: make test [args="-k bgn"]',
+    "lint": "ruff and mypy",
+    "lock": "resolve the dependencies anew and write requirements.lock",
+}
+TARGET_VARIABLES = {
+    "help": [],
+    "setup": [],
+    "sweep": ["grid", "jobs", "runs", "wandb", "data_dir", "norm", "seed", "args"],
+    "report": ["task", "runs", "out"],
+    "publish": ["runs"],
+    "smoke": ["task", "norm", "runs"],
+    "test": ["args"],
+    "lint": [],
+    "lock": [],
+}
+
+
+def read_variables(makeflags: str, environment: dict[str, str]) -> dict[str, str]:
+    """Return the `name=value` pairs that were given on make's command line.
+
+    Args:
+        makeflags: GNU make's MAKEFLAGS: the options, then " -- ", then the variables with escaped blanks.
+        environment: Where make exports each variable's value.
+    """
+    _, _, overrides = f" {makeflags}".partition(" -- ")
+    names = re.findall(r"(?:^|(?<!\\)\s)([^\s=:\\]+)\s*:{0,3}=", overrides)
+    return {name: environment.get(name, "") for name in names}
+
+
+def task_variables(task: Task) -> dict[str, Variable]:
+    """Return every variable that a run of `task` takes."""
+    return RUN_VARIABLES | task.variables
+
+
+def run_arguments(variables: dict[str, str], tasks: dict[str, Task]) -> list[str]:
+    """Return the arguments of `python` that carry out `make name=value …`.
+
+    Args:
+        variables: What was given.
+        tasks: The tasks by name.
+
+    Raises:
+        UserError: For an unknown task, norm, config or variable.
+        ValueError: For an unknown norm.
+    """
+    variables = dict(variables)
+    if "resume" in variables:
+        return resume_arguments(variables)
+    if "task" not in variables:
+        raise UserError(f"task must be one of {', '.join(tasks)}; got nothing. Try `make task={next(iter(tasks))} norm=bgn`.")
+    task = tasks[choose("task", variables.pop("task"), tasks)]
+    known = task_variables(task)
+    for name in variables:
+        choose("variable", name, known)
+    norm = variables.get("norm", "")
+    if norm and ":" not in norm:
+        resolve_norm(norm)
+    config = task.config(variables.pop("config", "default"))
+    extra = shlex.split(variables.pop("args", ""))
+    if "data_dir" not in variables and (data_dir := default_data_dir()):
+        variables["data_dir"] = data_dir
+    flags = [f"{known[name].flag}={value}" for name, value in variables.items() if known[name].flag]
+    return ["-m", task.name, f"--config={config}", *flags, *extra]
+
+
+def resume_arguments(variables: dict[str, str]) -> list[str]:
+    """Return the arguments that continue the run in `resume`, whose own config holds all other settings."""
+    allowed = ("resume", "wandb", "args")
+    for name in variables:
+        if name not in allowed:
+            raise UserError(f"a resumed run keeps its settings, so only {', '.join(allowed)} may be given; got {name!r}.")
+    run_dir = Path(variables["resume"]).expanduser()
+    identity = run_dir / "run.json"
+    if not identity.is_file():
+        raise UserError(f"resume must be the folder of a run (it holds run.json); got {variables['resume']!r}.")
+    task = json.loads(identity.read_text())["task"]
+    wandb = [f"--wandb={variables['wandb']}"] if "wandb" in variables else []
+    return ["-m", task, f"--config={run_dir / 'config.yaml'}", f"--resume={run_dir}", *wandb, *shlex.split(variables.get("args", ""))]
+
+
+def command_line(variables: dict[str, str]) -> str:
+    """Return the one spelling of a run's make command, without what does not change its result."""
+    kept = {name: value for name, value in variables.items() if name not in ("runs", "wandb", "data_dir")}
+    order = [name for name in RUN_VARIABLES if name in kept] + sorted(name for name in kept if name not in RUN_VARIABLES)
+    words = [f"{name}={shlex.quote(kept[name])}" for name in order]
+    return " ".join(["make", *words])
+
+
+def help_text(tasks: dict[str, Task]) -> str:
+    """Return what `make` alone prints."""
+    lines = ["Which normalization layer should I train with?", "", "Run an experiment (CPU, a few minutes, no data needed):"]
+    lines += ["  make task=classification norm=bgn", "", "Tasks:"]
+    lines += [f"  {task.name:<16}{task.title}; config={'|'.join(task.configs)}" for task in tasks.values()]
+    lines += ["", "Norms:", "  " + " ".join(NORMS) + ", or package.module:Class of your own", "", "Variables of a run:"]
+    lines += [f"  {name + '=' + variable.example:<42}{variable.help}" for name, variable in RUN_VARIABLES.items()]
+    for task in tasks.values():
+        lines += [f"  {name + '=' + v.example:<42}{v.help} ({task.name} only)" for name, v in task.variables.items()]
+    lines += ["", "Targets:"] + [f"  make {name:<10}{text}" for name, text in TARGETS.items()]
+    lines += ["", "Grids:", "  " + " ".join(load_grids()), "", "Every flag of a task: make task=classification args=--help"]
+    return "\n".join(lines)
+
+
+def start(arguments: list[str], *, command: str | None = None) -> int:
+    """Set the environment up and run `python` of .venv with these arguments; return its exit code."""
+    bootstrap.ensure()
+    environment = dict(os.environ)
+    for name in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL"):
+        environment.pop(name, None)
+    if command is not None:
+        environment["NORM_SUITE_COMMAND"] = command
+    process = subprocess.Popen([str(bootstrap.PYTHON), *arguments], env=environment)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # the child got the same Ctrl-C and is saving its checkpoint
+            continue
+
+
+def carry_out(target: str, variables: dict[str, str]) -> int:
+    """Carry out one target and return the exit code."""
+    tasks = load_tasks()
+    if target in ("default", "run"):
+        if not variables and target == "default":
+            target = "help"
+        else:
+            return start(run_arguments(variables, tasks), command=command_line(variables))
+    choose("target", target, TARGETS)
+    for name in variables:
+        allowed = TARGET_VARIABLES[target]
+        if name not in allowed:
+            choices = f"one of {', '.join(allowed)}" if allowed else "left out"
+            raise UserError(f"variable of make {target} must be {choices}; got {name!r}.")
+    if target == "help":
+        print(help_text(tasks))
+        return 0
+    if target == "setup":
+        bootstrap.ensure(quiet=False)
+        return 0
+    if target == "lock":
+        bootstrap.write_lock()
+        return 0
+    return start_all(target_commands(target, variables, tasks))
+
+
+def target_commands(target: str, variables: dict[str, str], tasks: dict[str, Task]) -> list[list[str]]:
+    """Return the argument lists that carry out a target, one after the other."""
+    if target == "smoke":
+        names = [choose("task", variables["task"], tasks)] if "task" in variables else list(tasks)
+        rest = {name: value for name, value in variables.items() if name != "task"}
+        return [run_arguments({"norm": "bgn", "wandb": "offline", **rest, "task": name, "config": "smoke"}, tasks) for name in names]
+    if target == "sweep":
+        grids = load_grids()
+        name = variables.get("grid", "")
+        if not name.endswith((".yaml", ".yml")):
+            choose("grid", name, grids)
+        return [["-m", "shared.sweep", *(f"--{key}={value}" for key, value in variables.items())]]
+    if target == "report":
+        if "task" in variables:
+            choose("task", variables["task"], tasks)
+        return [["-m", "shared.report", *(f"--{key}={value}" for key, value in variables.items())]]
+    if target == "publish":
+        if "runs" not in variables:
+            raise UserError("runs must be a folder of finished runs; got nothing. Try `make publish runs=runs/classification`.")
+        return [["-m", "shared.report", "--publish", variables["runs"]]]
+    if target == "test":
+        return [["-m", "pytest", *shlex.split(variables.get("args", ""))]]
+    return [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."], ["-m", "mypy", *source_folders(tasks)]]
+
+
+def source_folders(tasks: dict[str, Task]) -> list[str]:
+    """Return the source folder of every member of the workspace."""
+    folders = [ROOT / "packages/norm_layers/src", ROOT / "shared/src", *(task.folder / "src" for task in tasks.values())]
+    return [str(folder.relative_to(ROOT)) for folder in folders]
+
+
+def start_all(commands: list[list[str]]) -> int:
+    """Run the commands one after the other up to the first that fails; return the last exit code."""
+    for arguments in commands:
+        code = start(arguments)
+        if code != 0:
+            return code
+    return 0
+
+
+def main() -> int:
+    """Carry out `make TARGET name=value …`."""
+    target = sys.argv[1] if len(sys.argv) > 1 else "default"
+    try:
+        return carry_out(target, read_variables(os.environ.get("MAKEFLAGS", ""), dict(os.environ)))
+    except ValueError as error:
+        exit_with_usage_error(error)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,113 @@
+"""LightningCLI as the suite uses it: one YAML plus flags, parsed into two classes and the trainer's settings."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import pytorch_lightning as pl
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+from shared.errors import UserError
+from shared.task import TaskData, TaskModule
+
+SUITE_TRAINER_SETTINGS = ("logger", "callbacks", "default_root_dir", "inference_mode", "enable_checkpointing")
+
+
+class SuiteParser(LightningArgumentParser):
+    """Parser whose errors are one line, with the nearest flag for a misspelt one."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
+        """Raise the error as a UserError."""
+        raise UserError(self._clear(" ".join(str(message).split())))
+
+    def _clear(self, message: str) -> str:
+        if found := re.search(r"nrecognized arguments?: (\S+)", message):
+            key = found[1].lstrip("-").split("=")[0]
+        elif found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
+            key = f"{found[1]}.{found[2]}"
+        elif found := re.search(r"(?:does not accept option|[Kk]ey|[Oo]ption) '([\w.]+)'(?: is not (?:accepted|expected))?$", message):
+            key = found[1]
+        else:
+            return message
+        known = [action.dest for action in self._actions if getattr(action, "dest", None)]
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else " See --help."
+        return f"setting must be one of the task's flags; got {key!r}.{hint}"
+
+
+class SuiteCLI(LightningCLI):
+    """LightningCLI that only parses and builds: the model and the data, without a trainer.
+
+    Args:
+        module: The task's LightningModule.
+        data: The task's LightningDataModule.
+        args: The command line; None takes sys.argv.
+    """
+
+    def __init__(self, module: type[TaskModule], data: type[TaskData], args: list[str] | None = None) -> None:
+        super().__init__(
+            module, data, run=False, save_config_callback=None, args=args, auto_configure_optimizers=False,
+            trainer_defaults={"log_every_n_steps": 10},
+        )  # fmt: skip
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Make the parser."""
+        kwargs.pop("dump_header", None)
+        return SuiteParser(**kwargs)
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the settings of every run."""
+        parser.add_argument("--config", action="config", help="YAML file with settings; flags after it override it.")
+        parser.add_argument("--seed", type=int, default=0, help="Random seed of weights, order and augmentation.")
+        parser.add_argument("--runs", type=Path, default=Path("runs"), help="Folder below which the run gets its directory.")
+        parser.add_argument("--run_dir", type=Path | None, default=None, help="The run's own directory, new or empty.")
+        parser.add_argument("--resume", type=Path | None, default=None, help="Continue the run in this directory.")
+        mode = Literal["auto", "online", "offline", "off"]
+        parser.add_argument("--wandb", type=mode, default="auto", help="W&B: auto is online with a key, else offline.")
+        parser.add_argument("--wandb_project", type=str, default="norm-suite", help="W&B project.")
+        parser.add_argument("--wandb_entity", type=str | None, default=None, help="W&B user or team; None: the key's own.")
+        parser.add_argument("--checkpoint_minutes", type=float, default=30.0, help="Minutes between checkpoints in an epoch.")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Give the model and the data the settings they share."""
+        parser.link_arguments("seed", "data.seed")
+        parser.link_arguments("data.batch_size", "model.batch_size")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the given arguments, or the command line where they are None."""
+        self.config = parser.parse_args(args)
+
+    def _add_instantiators(self) -> None:
+        """Keep jsonargparse's own: Lightning's notes the arguments in hparams, which config.yaml holds already."""
+
+    def _set_seed(self) -> None:
+        """Leave seeding to the run, which seeds right before the network is built."""
+
+    def instantiate_classes(self) -> None:
+        """Build the model and the data; the trainer comes later, with the run directory."""
+        self.config_init = self.parser.instantiate(self.config)
+        self.model, self.datamodule = self.config_init.model, self.config_init.data
+
+    def trainer_settings(self) -> dict[str, Any]:
+        """Return the trainer's settings.
+
+        Raises:
+            UserError: If one is given that the suite sets itself.
+        """
+        settings = dict(self.config_init.trainer)
+        defaults = inspect.signature(pl.Trainer).parameters
+        for name in SUITE_TRAINER_SETTINGS:
+            if settings.pop(name) != defaults[name].default:
+                raise UserError(f"trainer.{name} must be left out: the run sets it itself.")
+        return settings
+
+    def resolved_yaml(self) -> str:
+        """Return every setting as YAML, without what concerns only where and how this run is kept."""
+        config = self.config.clone()
+        for name in ("config", "run_dir", "resume"):
+            config.pop(name, None)
+        return self.parser.dump(config, skip_validation=True)

@@ -1,0 +1,118 @@
+"""record.json: everything that the report and a reader need to know of one finished run."""
+
+from __future__ import annotations
+
+import math
+import platform
+import resource
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torchvision
+
+from shared.runs import SCHEMA, Outcome, Run, Scalar, finite_metrics, source_version, utc_now
+
+
+def device_name(device: torch.device) -> str:
+    """Return the device's kind and model: "cpu (Intel …, 2 threads)" or "cuda (NVIDIA H200)"."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = names[0] if names else model
+    return f"{device.type} ({model}, {torch.get_num_threads()} threads)"
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the most memory that tensors took on the GPU, or that the process took on a CPU, in bytes."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that numbers may depend on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "pytorch_lightning": pl.__version__,
+    }
+
+
+def build_record(
+    run: Run,
+    *,
+    outcome: Outcome,
+    status: str,
+    norm: str,
+    num_groups: int | None,
+    batch_size: int,
+    seed: int,
+    axes: dict[str, Scalar],
+    dataset: dict[str, Any],
+    norm_audit: dict[str, Any],
+    device: torch.device,
+    wall_time_seconds: float,
+    images_per_second: float | None,
+    wandb: dict[str, Any],
+) -> dict[str, Any]:
+    """Return the record of a finished run as a JSON object, schema 1.
+
+    Args:
+        run: The run.
+        outcome: What the task says of it.
+        status: "done" or "diverged".
+        norm: The norm as given.
+        num_groups: The G in force; None for a norm without groups.
+        batch_size: Images per worker and step.
+        seed: The seed.
+        axes: Further settings that a table may vary.
+        dataset: What the data module says of the data.
+        norm_audit: Every norm layer's shape and groups.
+        device: Where the network ran.
+        wall_time_seconds: Seconds from start to end, over all resumes.
+        images_per_second: Training images a second; None if no epoch went through.
+        wandb: mode, id and url of the W&B run.
+    """
+    commit, dirty = source_version()
+    curves = {name: [[e, v] for e, v in points if math.isfinite(v)] for name, points in outcome.curves.items()}
+    return {
+        "schema": SCHEMA,
+        "run": run.name,
+        "status": status,
+        "task": run.task,
+        "config": run.config,
+        "norm": norm,
+        "num_groups": num_groups,
+        "batch_size": batch_size,
+        "seed": seed,
+        "axes": axes,
+        "model": outcome.model,
+        "dataset": dataset,
+        "headline": outcome.headline,
+        "metrics": finite_metrics(outcome.metrics),
+        "selection": outcome.selection,
+        "protocol": outcome.protocol,
+        "curves": curves,
+        "paper": [asdict(cell) for cell in outcome.paper],
+        "readings": outcome.readings,
+        "norm_audit": norm_audit,
+        "commit": commit,
+        "dirty": dirty,
+        "versions": versions(),
+        "device": device_name(device),
+        "wall_time_seconds": round(wall_time_seconds, 1),
+        "images_per_second": None if images_per_second is None else round(images_per_second, 1),
+        "peak_memory_bytes": peak_memory_bytes(device),
+        "wandb": wandb,
+        "command": run.command,
+        "finished": utc_now(),
+    }

@@ -1,0 +1,232 @@
+"""A run's directory, its identity, and the one record that it leaves."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import secrets
+import subprocess
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from shared.catalog import ROOT
+from shared.errors import UserError
+
+SCHEMA = 1
+Scalar = str | int | float | bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A measured number with its uncertainty.
+
+    Args:
+        value: The number, in `unit`.
+        n: How many items it is a mean over; None if it is no mean.
+        ci95: 95 % confidence interval over these items, in `unit`; None if there is none.
+        unit: "%" or another unit; "" for a plain number.
+    """
+
+    value: float
+    n: int | None = None
+    ci95: tuple[float, float] | None = None
+    unit: str = "%"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperCell:
+    """Where the paper prints the number that a metric of ours stands beside.
+
+    Args:
+        table: The paper's table, 1 to 7.
+        setting: The cell's setting, as in results/paper ({"batch_size": 64}).
+        metric: The paper's metric name in that table.
+        record_metric: Our metric's name in the record.
+        comparable: Whether ours was measured under the paper's protocol on its data.
+        why: If not comparable, what differs.
+    """
+
+    table: int
+    setting: dict[str, Scalar]
+    metric: str
+    record_metric: str
+    comparable: bool
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a task says of a finished run.
+
+    Args:
+        headline: Name of the metric that the report leads with.
+        metrics: Every metric by name.
+        selection: The rule that chose the headline number ("median of the last five epochs").
+        model: Name of the network.
+        protocol: The settings that two runs must share to stand in one table, as scalars.
+        paper: The paper's cells beside which our numbers stand.
+        readings: How unclear places of the paper were read, where it matters to the numbers.
+        curves: Metric name to (epoch, value) points.
+    """
+
+    headline: str
+    metrics: dict[str, Metric]
+    selection: str
+    model: str
+    protocol: dict[str, Scalar]
+    paper: list[PaperCell] = field(default_factory=list)
+    readings: list[str] = field(default_factory=list)
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that the file is there whole or not at all; infinite and undefined numbers are refused."""
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def short_norm(norm: str) -> str:
+    """Return a norm's name as it may stand in a file name: "pkg.module:MyNorm" becomes "mynorm"."""
+    return re.sub(r"[^a-z0-9]+", "", norm.rpartition(":")[2].lower())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run's directory and identity.
+
+    Args:
+        path: The run directory.
+        name: Its name, which is also the W&B id.
+        task: The task's name.
+        config: The config's name.
+        command: The command that makes the run again.
+    """
+
+    path: Path
+    name: str
+    task: str
+    config: str
+    command: str
+
+    @property
+    def record_file(self) -> Path:
+        """Where the record is, once the run is finished."""
+        return self.path / "record.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The checkpoint from which the run resumes."""
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has its record."""
+        return self.record_file.is_file()
+
+
+def run_name(*, task: str, norm: str, batch_size: int, seed: int) -> str:
+    """Return a new name for a run: the cell, the seed and eight random hexadecimal digits."""
+    return f"{task}-{short_norm(norm)}-bs{batch_size}-s{seed}-{secrets.token_hex(4)}"
+
+
+def create_run(
+    *, runs: Path, run_dir: Path | None, task: str, norm: str, config: str, batch_size: int, seed: int, command: str
+) -> Run:
+    """Make the directory of a new run.
+
+    Args:
+        runs: Folder of all runs.
+        run_dir: The run's own directory, which must not exist or be empty; None for a new one below `runs`.
+        task: The task's name.
+        norm: The norm as given.
+        config: The config's name.
+        batch_size: Images per worker and step.
+        seed: The seed.
+        command: The command that makes the run again.
+
+    Raises:
+        UserError: If `run_dir` holds something.
+    """
+    name = run_name(task=task, norm=norm, batch_size=batch_size, seed=seed)
+    path = run_dir or runs / task / name
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"run_dir must be new or empty; got {str(path)!r}. To go on with a run, give resume={path}.")
+    run = Run(path=path, name=name, task=task, config=config, command=command)
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    write_json(path / "run.json", {key: value for key, value in asdict(run).items() if key != "path"})
+    return run
+
+
+def open_run(path: Path) -> Run:
+    """Open an existing run.
+
+    Raises:
+        UserError: If the folder is not a run's.
+    """
+    identity = path / "run.json"
+    if not identity.is_file():
+        raise UserError(f"resume must be the folder of a run (it holds run.json); got {str(path)!r}.")
+    return Run(path=path, **json.loads(identity.read_text()))
+
+
+def utc_now() -> str:
+    """Return the time now in ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@cache
+def source_version() -> tuple[str, bool]:
+    """Return the commit of the source tree ("unknown" outside git) and whether the tree differs from it."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=10", "HEAD"), bool(git("status", "--porcelain"))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", True
+
+
+def finite_metrics(metrics: dict[str, Metric]) -> dict[str, dict[str, Any]]:
+    """Return the metrics as JSON objects; a number that is not finite becomes null."""
+    return {name: asdict(m) | {"value": m.value if math.isfinite(m.value) else None} for name, m in metrics.items()}
+
+
+def wilson_interval(correct: float, n: int, *, z: float = 1.959963984540054) -> tuple[float, float]:
+    r"""Return Wilson's 95 % interval of a proportion, in percent.
+
+    .. math:: \frac{p + z^2/2n \pm z\sqrt{p(1-p)/n + z^2/4n^2}}{1 + z^2/n}
+
+    Args:
+        correct: Number of successes, 0 to `n`.
+        n: Number of trials, at least 1.
+        z: Quantile of the normal distribution.
+
+    Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 1927.
+    """
+    p = correct / n
+    centre = p + z * z / (2 * n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    scale = 100 / (1 + z * z / n)
+    return ((centre - half) * scale, (centre + half) * scale)
+
+
+def accuracy_metric(percent: float, n: int) -> Metric:
+    """Return an accuracy in percent over `n` items with its Wilson interval."""
+    return Metric(value=percent, n=n, ci95=wilson_interval(percent / 100 * n, n))

@@ -1,0 +1,55 @@
+"""The one screen with which a run ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shared.report.paper import paper_value
+from shared.runs import Run
+
+
+def _number(metric: dict[str, Any]) -> str:
+    if metric["value"] is None:
+        return "X"
+    text = f"{metric['value']:.2f} {metric['unit']}".rstrip()
+    if metric.get("ci95"):
+        low, high = metric["ci95"]
+        text += f" (95 % CI {low:.2f} to {high:.2f}, n = {metric['n']:,})"
+    return text
+
+
+def _paper_line(record: dict[str, Any]) -> str:
+    cells = [cell for cell in record["paper"] if cell["record_metric"] == record["headline"]]
+    for cell in cells:
+        value = paper_value(table=cell["table"], norm=record["norm"], setting=cell["setting"], metric=cell["metric"])
+        if value is not None:
+            number = f"{value} %" if not isinstance(value, str) else value
+            return f"{number} (Table {cell['table']}" + (")" if cell["comparable"] else f"; not comparable: {cell['why']})")
+    return "no number for this setting"
+
+
+def final_screen(run: Run, record: dict[str, Any]) -> str:
+    """Return what a finished run prints: its number, the paper's, where everything is, and what to do next.
+
+    Args:
+        run: The run.
+        record: Its record.
+    """
+    headline = record["metrics"].get(record["headline"])
+    ours = "diverged" if record["status"] == "diverged" else _number(headline) if headline else "X"
+    groups = "" if record["num_groups"] is None else f", G = {record['num_groups']}"
+    wandb = record["wandb"]
+    tracked = {"off": "off", "offline": f"offline in {run.path / 'wandb'}; look: wandb leet {run.path / 'wandb'}"}
+    data = record["dataset"]
+    lines = {
+        f"{record['headline']}": f"{ours}   [{record['selection']}]",
+        "paper": _paper_line(record),
+        "run": f"{record['task']}/{record['config']}, {record['norm']}{groups}, batch size {record['batch_size']}, seed {record['seed']}",
+        "data": f"{data['name']}: {data.get('note') or 'whole'}",
+        "record": str(run.record_file),
+        "W&B": wandb.get("url") or tracked.get(wandb["mode"], wandb["mode"]),
+        "compare": f"make report runs={run.path.parent.parent}" + ("" if run.path.parent.name == record["task"] else "  (give your runs folder)"),
+    }
+    width = max(map(len, lines))
+    rule = "─" * 78
+    return "\n".join([rule, *(f"{name:<{width}}  {text}" for name, text in lines.items()), rule])

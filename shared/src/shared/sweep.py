@@ -1,0 +1,171 @@
+"""Runs the cells of a grid that have no finished record yet; the grid file is a W&B sweep file (method grid)."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from shared.catalog import ROOT, default_data_dir, load_grids, load_tasks
+from shared.errors import UserError, choose, exit_with_usage_error
+from shared.make import command_line, run_arguments
+
+Cell = dict[str, str]
+
+
+def read_grid(path: Path) -> list[Cell]:
+    """Return the cells of a grid file: every combination of its parameters, the first one varying slowest.
+
+    Args:
+        path: A W&B sweep file with `method: grid` and `parameters`, each with `value` or `values`.
+
+    Raises:
+        UserError: If the file is not that.
+    """
+    try:
+        grid = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"grid must be a YAML file; {path} is not: {error}") from error
+    if not isinstance(grid, dict) or grid.get("method") != "grid" or not isinstance(grid.get("parameters"), dict):
+        raise UserError(f"grid must be a W&B sweep file with `method: grid` and `parameters`; {path} is not.")
+    names, choices = [], []
+    for name, parameter in grid["parameters"].items():
+        if not isinstance(parameter, dict) or not {"value", "values"} & parameter.keys():
+            raise UserError(f"each parameter of a grid must have `value` or `values`; {name!r} of {path} has neither.")
+        names.append(str(name))
+        choices.append(parameter["values"] if "values" in parameter else [parameter["value"]])
+    return [dict(zip(names, map(str, values))) for values in itertools.product(*choices)]
+
+
+def override(cells: list[Cell], *, norm: str | None, seed: str | None) -> list[Cell]:
+    """Return the cells with the norms or the seeds replaced by comma-separated lists, without repeats."""
+    replaced = []
+    for cell in cells:
+        norms = norm.split(",") if norm else [cell.get("norm")]
+        seeds = seed.split(",") if seed else [cell.get("seed")]
+        for one_norm, one_seed in itertools.product(norms, seeds):
+            new = {**cell, "norm": one_norm, "seed": one_seed}
+            replaced.append({name: value for name, value in new.items() if value is not None})
+    return [cell for index, cell in enumerate(replaced) if cell not in replaced[:index]]
+
+
+def finished_commands(runs: Path) -> set[str]:
+    """Return the commands of all finished runs below `runs`."""
+    commands = set()
+    for file in runs.rglob("record.json"):
+        try:
+            commands.add(json.loads(file.read_text())["command"])
+        except (OSError, ValueError, KeyError):
+            continue
+    return commands
+
+
+def start_cell(cell: Cell, *, runs: Path, wandb: str | None, data_dir: str | None, args: str, threads: int, log: Path) -> subprocess.Popen[bytes]:
+    """Start one cell as its own process with so many threads, its output going to `log`."""
+    extra = {"runs": str(runs)} | ({"wandb": wandb} if wandb else {}) | ({"data_dir": data_dir} if data_dir else {})
+    merged = {**cell, **({"args": args} if args else {})}
+    environment = dict(os.environ) | {"NORM_SUITE_COMMAND": command_line(merged)}
+    environment.setdefault("OMP_NUM_THREADS", str(threads))
+    arguments = run_arguments({**merged, **extra}, load_tasks())
+    with log.open("ab") as file:
+        return subprocess.Popen([sys.executable, *arguments], env=environment, stdout=file, stderr=file)
+
+
+def label(cell: Cell) -> str:
+    """Return a cell in a few words."""
+    return " ".join(f"{name}={value}" for name, value in cell.items())
+
+
+def run_grid(
+    cells: list[Cell], *, runs: Path, jobs: int = 1, wandb: str | None = None, data_dir: str | None = None, args: str = ""
+) -> int:
+    """Run all cells that are not finished, at most `jobs` at a time; one cell's failure does not stop the rest.
+
+    Args:
+        cells: The cells.
+        runs: Folder of the runs; a cell is done if one of its records has the cell's command.
+        jobs: Processes at a time.
+        wandb: W&B mode of every run; None for the default.
+        data_dir: Folder with the real images.
+        args: Further flags of every run.
+
+    Returns:
+        Exit code: 0 if every cell is finished, 1 if one failed, 130 after Ctrl-C.
+    """
+    done = finished_commands(runs)
+    waiting = [cell for cell in cells if command_line({**cell, **({"args": args} if args else {})}) not in done]
+    print(f"{len(cells)} cells: {len(cells) - len(waiting)} finished, {len(waiting)} to run, {jobs} at a time", flush=True)
+    threads = max(1, (os.cpu_count() or 1) // jobs)  # more threads than cores slow small networks down many times
+    logs = runs / "sweep-logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    queue: Iterator[Cell] = iter(waiting)
+    active: dict[subprocess.Popen[bytes], tuple[Cell, float, Path]] = {}
+    failed, ended, began = 0, 0, time.monotonic()
+    try:
+        while True:
+            while len(active) < jobs and (cell := next(queue, None)) is not None:
+                log = logs / (label(cell).replace(" ", "_").replace("/", "-") + ".log")
+                process = start_cell(cell, runs=runs, wandb=wandb, data_dir=data_dir, args=args, threads=threads, log=log)
+                active[process] = (cell, time.monotonic(), log)
+            if not active:
+                break
+            time.sleep(0.2)
+            for process in [each for each in active if each.poll() is not None]:
+                cell, started, log = active.pop(process)
+                ended += 1
+                failed += process.returncode != 0
+                state = "done" if process.returncode == 0 else f"FAILED (code {process.returncode}, see {log})"
+                left = (time.monotonic() - began) / ended * (len(waiting) - ended)
+                print(f"[{ended}/{len(waiting)}] {label(cell)}: {state}, {time.monotonic() - started:.0f} s; {left / 60:.0f} min left", flush=True)
+    except KeyboardInterrupt:
+        for process in active:
+            process.terminate()
+        for process in active:
+            process.wait()
+        print("Stopped; the same command goes on with the cells that are not finished.", flush=True)
+        return 130
+    print(f"{len(waiting) - failed} finished, {failed} failed." + (" The same command runs the failed ones again." if failed else ""), flush=True)
+    return 1 if failed else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a grid from the command line."""
+    parser = argparse.ArgumentParser(prog="make sweep", description=__doc__)
+    parser.add_argument("--grid", required=True, help="name of a file in grids/, or a path")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    parser.add_argument("--wandb", default=None)
+    parser.add_argument("--data_dir", default=default_data_dir())
+    parser.add_argument("--norm", default=None, help="norms instead of the grid's, with commas between")
+    parser.add_argument("--seed", default=None, help="seeds instead of the grid's, with commas between")
+    parser.add_argument("--args", default="")
+    options: Any = parser.parse_args(arguments)
+    try:
+        if options.jobs < 1:
+            raise UserError(f"jobs must be at least 1; got {options.jobs}.")
+        grids = load_grids()
+        is_path = options.grid.endswith((".yaml", ".yml"))
+        path = Path(options.grid) if is_path else grids[choose("grid", options.grid, grids)]
+        if not path.is_file():
+            raise UserError(f"grid must be one of {', '.join(grids)} or a YAML file; got {options.grid!r}.")
+        cells = override(read_grid(path), norm=options.norm, seed=options.seed)
+        for cell in cells:
+            run_arguments(cell, load_tasks(ROOT))
+    except ValueError as error:
+        exit_with_usage_error(error)
+    return run_grid(
+        cells, runs=options.runs, jobs=options.jobs, wandb=options.wandb, data_dir=options.data_dir, args=options.args
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,89 @@
+"""What the command line expects of a task's two Lightning classes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import Tensor, nn
+
+from shared.errors import UserError
+from shared.runs import Outcome, Scalar
+
+
+class TaskData(pl.LightningDataModule, ABC):
+    """The images of a run.
+
+    Every task's data module has the constructor arguments `batch_size` (images per worker and step) and `data_dir`.
+    """
+
+    batch_size: int
+    seed: int = 0
+
+    @abstractmethod
+    def open(self) -> None:
+        """Find, check and load the data; called once, before anything is written. Raises ValueError on bad data."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return the record's `dataset` entry: name, sizes, full or subset, resolution, classes, checksum, note."""
+
+
+class TaskModule(pl.LightningModule, ABC):
+    """A task's training and evaluation.
+
+    Every task's module has the constructor arguments `norm` and `num_groups`, and builds `network` in `build`, so that
+    the norm audit, conversion and checkpoint checks find it.
+    """
+
+    network: nn.Module
+    norm: str
+    num_groups: int | None
+    monitor: str | None = None
+    """Metric whose best epoch is kept as best.ckpt."""
+    mode: str = "max"
+    """Whether the largest ("max") or smallest ("min") value of `monitor` is best."""
+    shown: tuple[str, ...] = ("train/loss",)
+    """Metrics that a line per epoch shows."""
+
+    @abstractmethod
+    def build(self, data: TaskData) -> None:
+        """Build `network` for the opened data; called once, after seeding. Raises ValueError on impossible settings."""
+
+    @abstractmethod
+    def example_input(self, data: TaskData) -> Tensor:
+        """Return a batch of the shape that the network trains on with one image per worker, for the norm audit."""
+
+    @abstractmethod
+    def groups_in_force(self) -> int | None:
+        """Return the G that the run's norm layers got; None for norms without groups."""
+
+    @abstractmethod
+    def outcome(self, data: TaskData, history: list[dict[str, float]], tested: dict[str, float]) -> Outcome:
+        """Return what the record says.
+
+        Args:
+            data: The run's data.
+            history: One dictionary of metrics per epoch, with its number under "epoch" (1 for the first).
+            tested: Metrics of the test after training, on the last weights; empty if training diverged.
+        """
+
+    def axes(self) -> dict[str, Scalar]:
+        """Return the settings beyond norm, num_groups, batch_size and seed that a table may vary; none by default."""
+        return {}
+
+    def prepare_trainer(self, trainer: pl.Trainer) -> None:
+        """Set what the task needs on the trainer before training; nothing by default."""
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another norm layer."""
+        found = checkpoint.get("norm_suite", {})
+        for name, ours in {"norm": self.norm, "num_groups": self.groups_in_force()}.items():
+            if name in found and found[name] != ours:
+                raise UserError(f"{name} must be that of the checkpoint ({found[name]}); got {ours}.")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write which norm layer the weights belong to."""
+        checkpoint["norm_suite"] = {"norm": self.norm, "num_groups": self.groups_in_force()}
+

@@ -1,0 +1,163 @@
+"""W&B: online with a key, else offline; never a prompt, never a hang, never a lost run because the server is away."""
+
+from __future__ import annotations
+
+import netrc
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from shared.errors import UserError, choose, one_line
+from shared.runs import Run, short_norm
+
+MODES = ("auto", "online", "offline", "off")
+INIT_TIMEOUT_SECONDS = 30
+FINISH_TIMEOUT_SECONDS = 60
+MIN_KEY_LENGTH = 40
+
+
+def api_key() -> str | None:
+    """Return the W&B key of the environment, or of the netrc file for the server in use, or None; asks nobody."""
+    if os.environ.get("WANDB_API_KEY"):
+        return os.environ["WANDB_API_KEY"]
+    import wandb
+
+    host = urlsplit(wandb.Settings().base_url).hostname or ""
+    files = [Path(os.environ["NETRC"])] if "NETRC" in os.environ else [Path.home() / ".netrc", Path.home() / "_netrc"]
+    for file in files:
+        try:
+            entry = netrc.netrc(file).authenticators(host)
+        except (OSError, netrc.NetrcParseError):
+            continue
+        if entry is not None:
+            return entry[2]
+    return None
+
+
+def resolve_mode(mode: str) -> str:
+    """Return online, offline or off for the mode asked for.
+
+    Args:
+        mode: auto takes WANDB_MODE if set, else online if there is a key, else offline.
+
+    Raises:
+        UserError: For an unknown mode, for online without a key, and for a key that cannot be one.
+    """
+    choose("wandb", mode, MODES)
+    if mode == "auto":
+        from_environment = os.environ.get("WANDB_MODE", "")
+        mode = {"online": "online", "offline": "offline", "disabled": "off", "dryrun": "offline"}.get(from_environment, "auto")
+    if mode in ("offline", "off"):
+        return mode
+    key = api_key()
+    if key is None:
+        if mode == "online":
+            raise UserError("wandb=online needs a key: set WANDB_API_KEY or run `wandb login`, or use wandb=offline.")
+        return "offline"
+    if len(key) < MIN_KEY_LENGTH:
+        raise UserError(f"WANDB_API_KEY must have at least {MIN_KEY_LENGTH} characters; got {len(key)}. See `wandb login`.")
+    return "online"
+
+
+class RunWandbLogger(WandbLogger):
+    """WandbLogger that does not send again what the same run sent before it was killed.
+
+    Args:
+        skip_through_step: The last step that an earlier process of this run logged; -1 for a new run.
+        settings: Arguments of WandbLogger.
+    """
+
+    def __init__(self, *, skip_through_step: int = -1, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._skip_through_step = skip_through_step
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log the metrics of a new step."""
+        if step is None or step > self._skip_through_step:
+            super().log_metrics(metrics, step)
+
+
+def start_wandb(
+    run: Run, *, mode: str, project: str, entity: str | None, axes: dict[str, Any], config: dict[str, Any], skip_through_step: int = -1
+) -> RunWandbLogger | None:
+    """Start the W&B run of a run directory.
+
+    Args:
+        run: The run; its name is the W&B id, so that a resumed run goes on as the same W&B run.
+        mode: online, offline or off.
+        project: W&B project.
+        entity: W&B user or team; None for the key's own.
+        axes: The grid's axes, as flat scalars (task, norm, num_groups, batch_size, seed, …).
+        config: All other settings, nested, logged under "cli".
+        skip_through_step: The last step already logged by an earlier process of this run.
+
+    Returns:
+        The logger; None for mode off. If the server cannot be reached, an offline logger, with a line that says so.
+
+    Raises:
+        UserError: If the server refuses the key.
+    """
+    if mode == "off":
+        return None
+    os.environ.setdefault("WANDB_SILENT", "true")  # the run's last screen says where W&B is
+    import wandb
+
+    os.environ.setdefault("WANDB_DATA_DIR", str(run.path / "wandb-data"))
+    is_sweep = bool(os.environ.get("WANDB_SWEEP_ID"))
+
+    def start(mode: str) -> RunWandbLogger:
+        settings = wandb.Settings(
+            mode=mode, init_timeout=INIT_TIMEOUT_SECONDS, finish_timeout=FINISH_TIMEOUT_SECONDS, silent=True, console="off"
+        )
+        cell = f"{axes['task']}/{short_norm(axes['norm'])}/bs{axes['batch_size']}"
+        logger = RunWandbLogger(
+            skip_through_step=skip_through_step, project=project, entity=entity, name=run.name.rsplit("-", 1)[0], group=cell,
+            job_type=run.config, tags=[axes["task"], short_norm(axes["norm"]), f"bs{axes['batch_size']}", run.config],
+            id=None if is_sweep else run.name, save_dir=run.path, log_model=False, settings=settings,
+        )  # fmt: skip
+        logger.experiment.config.update({**axes, "config_name": run.config, "cli": config}, allow_val_change=True)
+        return logger
+
+    try:
+        return start(mode)
+    except wandb.errors.AuthenticationError as error:
+        raise UserError(f"W&B refused the key: {one_line(error)} Use wandb=offline to go on without.") from error
+    except (wandb.errors.CommError, wandb.errors.UsageError, TimeoutError) as error:
+        if mode == "offline":
+            raise
+        print(f"W&B cannot be reached ({one_line(error)[:120]}); this run is logged offline.", file=sys.stderr, flush=True)
+        return start("offline")
+
+
+def finish_wandb(logger: RunWandbLogger | None, *, summary: dict[str, Any], exit_code: int) -> str | None:
+    """Write flat summary numbers and close the W&B run.
+
+    Args:
+        logger: The run's logger, or None.
+        summary: Flat numbers such as final/test/top1.
+        exit_code: 0 for a finished run.
+
+    Returns:
+        The run's address, if it is online.
+    """
+    if logger is None:
+        return None
+    import wandb
+
+    experiment = logger.experiment
+    try:
+        if rank_zero_only.rank == 0:
+            experiment.summary.update(summary)
+        address = experiment.url if not experiment.offline else None
+        wandb.finish(exit_code=exit_code)
+    except (wandb.Error, OSError, TimeoutError) as error:
+        print(f"W&B did not finish ({one_line(error)[:120]}); the record is complete without it.", file=sys.stderr, flush=True)
+        return None
+    return address

@@ -1,0 +1,57 @@
+"""Shared fixtures: where the real images are, and a clean W&B."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quiet_environment(tmp_path_factory: pytest.TempPathFactory):
+    """No key, no account, no network; W&B's own folders below the test's."""
+    home = tmp_path_factory.mktemp("home")
+    names = ("WANDB_API_KEY", "NORM_SUITE_COMMAND", "MAKEFLAGS", "NORM_SUITE_TRACEBACK")
+    kept = {name: os.environ.pop(name, None) for name in names}
+    os.environ.update(NETRC=str(home / "netrc"), WANDB_MODE="offline", WANDB_CONFIG_DIR=str(home), WANDB_CACHE_DIR=str(home))
+    yield
+    os.environ.update({name: value for name, value in kept.items() if value is not None})
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder with the real images; the test is skipped where it is absent."""
+    folder = os.environ.get("DATA_DIR")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("real images are absent: set DATA_DIR to the folder that holds them")
+    return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def cifar10_dir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds cifar-10-batches-py, unpacked first if DATA_DIR holds it packed."""
+    if (data_dir / "cifar-10-batches-py").is_dir():
+        return data_dir
+    packed = data_dir / "cifar10_full"
+    parts = sorted(packed.glob("*.zip"))
+    if not parts:
+        pytest.skip("CIFAR-10 is absent from DATA_DIR: neither cifar-10-batches-py nor cifar10_full/*.zip")
+    folder = tmp_path_factory.mktemp("cifar10")
+    subprocess.run([sys.executable, packed / "unpack_cifar10.py", *parts, folder], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def imagenet20_dir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train/ and val/ of 20 ImageNet classes at 64 px."""
+    for folder in (data_dir / "imagenet20_64", data_dir):
+        if (folder / "train").is_dir() and (folder / "val").is_dir():
+            return folder
+    packed = data_dir / "imagenet20_64" / "imagenet20_64.zip"
+    if not packed.is_file():
+        pytest.skip("the ImageNet subset is absent from DATA_DIR: no imagenet20_64")
+    folder = tmp_path_factory.mktemp("imagenet20")
+    subprocess.run([sys.executable, "-m", "zipfile", "-e", packed, folder], check=True)
+    inner = next(path.parent for path in folder.rglob("train") if path.is_dir())
+    return inner

@@ -1,0 +1,158 @@
+"""make_norm and norm_factory: options, defaults, outside norms."""
+
+import copy
+import json
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from norm_layers import NORMS, NormFactory, VirtualWorkerNorm, make_norm, norm_factory
+
+
+@pytest.fixture
+def outside(tmp_path, monkeypatch):
+    """A module with norms from outside, importable as `outside_norms`."""
+    (tmp_path / "outside_norms.py").write_text(
+        "from torch import nn\n"
+        "class Plain(nn.Module):\n"
+        "    def __init__(self, channels):\n"
+        "        super().__init__()\n"
+        "        self.channels = channels\n"
+        "class Grouped(nn.Module):\n"
+        "    def __init__(self, channels, num_groups=7, eps=0.5):\n"
+        "        super().__init__()\n"
+        "        self.channels, self.num_groups, self.eps = channels, num_groups, eps\n"
+        "def build(channels, affine):\n"
+        "    return nn.BatchNorm2d(channels, affine=affine)\n"
+        "def number(channels):\n"
+        "    return channels\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.parametrize("name", list(NORMS))
+def test_common_options_reach_the_layer(name):
+    options = {"num_groups": 4} if NORMS[name].has_groups else {}
+    norm = make_norm(name, 8, eps=1e-3, momentum=0.2, affine=False, **options)
+    if name != "none":
+        assert norm.eps == 1e-3
+    assert norm.weight is None
+    if NORMS[name].has_running_statistics:
+        owner = getattr(norm, "statistics", norm)
+        assert (owner.eps, owner.momentum) == (1e-3, 0.2)
+
+
+def test_default_group_numbers_are_resolved():
+    assert make_norm("bgn", 64, batch_size=16).num_groups == 64
+    assert make_norm("bgn", 64, batch_size=16, num_groups=3).num_groups == 3
+    assert make_norm("gn", 64).num_groups == 32
+    assert make_norm("gbgn", 64, batch_size=2).num_groups == 32
+    with pytest.raises(ValueError, match="batch_size must be given"):
+        norm_factory("bgn")
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value", "having"),
+    [
+        ("bn", "num_groups", 8, "gn, gbgn, bgn"),
+        ("none", "num_groups", 8, "gn, gbgn, bgn"),
+        ("bgn", "fallback", "flat", "gn"),
+        ("gn", "uneven", "split", "gbgn, bgn"),
+        ("bn", "unbiased_running_var", False, "gbgn, bgn"),
+        ("bgn", "ghost_size", 2, "gbgn"),
+    ],
+)
+def test_option_that_a_norm_lacks(name, option, value, having):
+    groups = {"num_groups": 2} if NORMS[name].has_groups and option != "num_groups" else {}
+    with pytest.raises(ValueError, match=f"{option} must be None for norm '{name}', which does not have it") as error:
+        norm_factory(name, **groups, **{option: value})
+    assert str(error.value).endswith(f"got {value!r}. Norms with {option}: {having}.")
+
+
+def test_own_options_reach_the_layer():
+    assert make_norm("gn", 36, fallback="divisor").num_groups == 18
+    assert make_norm("bgn", 8, num_groups=4, uneven="error").uneven == "error"
+    assert make_norm("gbgn", 8, num_groups=4, unbiased_running_var=False).unbiased_running_var is False
+    assert make_norm("gbgn", 8, num_groups=4, ghost_size=2).ghost_size == 2
+
+
+BAD_VALUES = [
+    ("bgn", {"num_groups": 4, "uneven": "floor"}, "uneven must be one of split, error, clamp; got 'floor'."),
+    ("gn", {"fallback": "gcd"}, "fallback must be one of flat, divisor, error; got 'gcd'."),
+    ("gbgn", {"ghost_size": 0}, "ghost_size must be positive; got 0."),
+    ("bn", {"virtual_workers": 0}, "virtual_workers must be positive; got 0."),
+    ("bgn", {"num_groups": 0}, "num_groups must be positive; got 0."),
+    ("bgn", {"batch_size": -1}, "batch_size must be at least 1; got -1."),
+    ("ln", {"eps": -1.0}, "eps must be positive; got -1.0."),
+    ("bn", {"momentum": 2.0}, "momentum must be from 0 to 1, or None for a plain average; got 2.0."),
+]
+
+
+def test_values_out_of_range_are_refused_by_the_factory_already():
+    """In a process of its own: there, as for users, no type checker answers first."""
+    code = (
+        "import json, sys; from norm_layers import norm_factory\n"
+        "for name, options, message in json.loads(sys.argv[1]):\n"
+        "    try:\n"
+        "        norm_factory(name, **options)\n"
+        "    except ValueError as error:\n"
+        "        assert str(error) == message, (str(error), message)\n"
+        "    else:\n"
+        "        raise AssertionError((name, options))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(BAD_VALUES)], check=False, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_group_norm_without_fallback_needs_a_divisor():
+    with pytest.raises(
+        ValueError, match=r"num_groups must divide num_channels under fallback='error'; got 32 groups for"
+    ):
+        make_norm("gn", 36, fallback="error")
+    assert make_norm("gn", 64, fallback="error").num_groups == 32
+
+
+def test_misspelt_options_are_refused():
+    with pytest.raises(TypeError, match="num_group"):
+        make_norm("bgn", 8, num_group=4)
+    with pytest.raises(TypeError, match="num_group"):
+        norm_factory("bgn", num_group=4)
+
+
+def test_factory_is_a_value():
+    factory = norm_factory("bgn", batch_size=8, eps=1e-3)
+    assert repr(factory) == "norm_factory('bgn', batch_size=8, eps=0.001)"
+    assert factory == copy.deepcopy(factory) == pickle.loads(pickle.dumps(factory))
+    assert isinstance(factory, NormFactory)
+    assert factory(32).num_groups == 16
+    assert repr(norm_factory("in")) == "norm_factory('in')"
+
+
+def test_virtual_workers_wrap_norms_with_batch_statistics_only():
+    for name, spec in NORMS.items():
+        groups = {"num_groups": 4} if spec.has_groups else {}
+        assert isinstance(make_norm(name, 8, virtual_workers=2, **groups), VirtualWorkerNorm) == (
+            spec.has_running_statistics
+        )
+        assert not isinstance(make_norm(name, 8, virtual_workers=1, **groups), VirtualWorkerNorm)
+    assert isinstance(make_norm("torch.nn:BatchNorm2d", 8, virtual_workers=2), VirtualWorkerNorm)
+    assert isinstance(make_norm("torch.nn:GroupNorm", 8, num_groups=2, virtual_workers=2), nn.GroupNorm)
+
+
+def test_outside_norms_get_what_their_signature_names(outside):
+    assert make_norm("outside_norms:Plain", 8).channels == 8
+    grouped = make_norm("outside_norms:Grouped", 8, eps=1e-4, batch_size=4)
+    assert (grouped.num_groups, grouped.eps) == (7, 1e-4)
+    assert make_norm("outside_norms:Grouped", 8, num_groups=2).num_groups == 2
+    assert make_norm("outside_norms:build", 8, affine=False).weight is None
+    assert torch.equal(make_norm("torch.nn:GroupNorm", 8, num_groups=2).weight, torch.ones(8))
+    with pytest.raises(ValueError, match="num_groups must be None for norm 'outside_norms:Plain'"):
+        make_norm("outside_norms:Plain", 8, num_groups=2)
+    with pytest.raises(ValueError, match="norm must build an nn.Module; got a int from 'outside_norms:number'"):
+        make_norm("outside_norms:number", 8)

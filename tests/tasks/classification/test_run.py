@@ -1,0 +1,200 @@
+"""Whole runs from the command line: record, resume, signals, and every mistake a user can make."""
+
+import csv
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from classification.data import ClassificationData
+from classification.module import ClassificationModule
+from shared.catalog import load_tasks
+from shared.cli import main
+
+SMOKE = load_tasks()["classification"].configs["smoke"]
+
+
+def run(runs: Path, *flags: str) -> int:
+    return main("classification", ClassificationModule, ClassificationData, [f"--config={SMOKE}", f"--runs={runs}", "--wandb=off", *flags])
+
+
+def only_run(runs: Path) -> Path:
+    (folder,) = (runs / "classification").iterdir()
+    return folder
+
+
+def rows(folder: Path) -> list[tuple[str, ...]]:
+    with (folder / "metrics.csv").open() as file:
+        return sorted(tuple(row.values()) for row in csv.DictReader(file))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("whole")
+    assert run(runs, "--trainer.max_epochs=3", "--trainer.log_every_n_steps=1") == 0
+    return only_run(runs)
+
+
+def test_record_holds_what_the_report_needs(whole_run):
+    record = json.loads((whole_run / "record.json").read_text())
+    assert record["status"] == "done"
+    assert (record["task"], record["norm"], record["num_groups"], record["batch_size"], record["seed"]) == ("classification", "bgn", 16, 8, 0)
+    assert record["metrics"]["test/top1"]["n"] == 80
+    assert record["selection"] == "median of the last 3 epochs"
+    assert [epoch for epoch, _ in record["curves"]["val/top1"]] == [1, 2, 3]
+    values = [value for _, value in record["curves"]["val/top1"]]
+    assert record["metrics"]["test/top1"]["value"] == pytest.approx(sorted(values)[1])
+    assert record["metrics"]["test/top1_last"]["value"] == pytest.approx(values[-1])
+    assert record["metrics"]["test/top1_shard"]["n"] == 10
+    assert record["norm_audit"]["num_layers"] == 19
+    assert record["paper"][0]["table"] == 2
+    assert not record["paper"][0]["comparable"]
+    assert record["images_per_second"] > 0
+
+
+def test_no_step_is_logged_twice(whole_run):
+    keys = [(row[1], row[2]) for row in rows(whole_run)]
+    assert len(keys) == len(set(keys))
+    assert sum(name == "train/loss_step" for _, name in keys) == 60
+
+
+def test_a_finished_run_is_not_run_again(whole_run, capsys):
+    before = (whole_run / "record.json").read_bytes()
+    assert main("classification", ClassificationModule, ClassificationData, [f"--config={whole_run / 'config.yaml'}", f"--resume={whole_run}"]) == 0
+    assert (whole_run / "record.json").read_bytes() == before
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def stop_after(runs: Path, step: int, number: int) -> threading.Thread:
+    def watch() -> None:
+        while True:
+            files = list(runs.glob("classification/*/metrics.csv"))
+            if files and f",{step},train/loss_step" in files[0].read_text():
+                os.kill(os.getpid(), number)
+                return
+            time.sleep(0.005)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("step", "number"), [(3, signal.SIGTERM), (19, signal.SIGINT), (27, signal.SIGTERM)])
+def test_a_stopped_run_resumes_bit_for_bit(whole_run, tmp_path, step, number, capsys):
+    watcher = stop_after(tmp_path, step, number)
+    code = run(tmp_path, "--trainer.max_epochs=3", "--trainer.log_every_n_steps=1")
+    watcher.join()
+    assert code == 128 + number
+    folder = only_run(tmp_path)
+    assert not (folder / "record.json").exists()
+    assert f"make resume={folder}" in capsys.readouterr().out
+    assert main("classification", ClassificationModule, ClassificationData, [f"--config={folder / 'config.yaml'}", f"--resume={folder}"]) == 0
+    assert_same(folder, whole_run)
+
+
+def assert_same(folder: Path, whole: Path) -> None:
+    expected = weights(whole)
+    for name, value in weights(folder).items():
+        assert torch.equal(value, expected[name]), name
+    assert rows(folder) == rows(whole)
+    ours, theirs = (json.loads((path / "record.json").read_text()) for path in (folder, whole))
+    for key in ("metrics", "curves", "norm_audit", "dataset", "protocol"):
+        assert ours[key] == theirs[key]
+
+
+@pytest.mark.slow
+def test_a_run_resumes_from_any_checkpoint_within_an_epoch(whole_run, tmp_path):
+    """A crash (no signal, no goodbye) after a checkpoint at every step."""
+
+    class Crash(Exception):
+        pass
+
+    class CrashingModule(ClassificationModule):
+        def training_step(self, batch, batch_idx):
+            if self.trainer.global_step == 33:
+                raise Crash
+            return super().training_step(batch, batch_idx)
+
+    flags = [f"--config={SMOKE}", f"--runs={tmp_path}", "--wandb=off", "--checkpoint_minutes=0", "--trainer.max_epochs=3", "--trainer.log_every_n_steps=1"]
+    with pytest.raises(Crash):
+        main("classification", CrashingModule, ClassificationData, flags)
+    folder = only_run(tmp_path)
+    assert main("classification", ClassificationModule, ClassificationData, [f"--config={folder / 'config.yaml'}", f"--resume={folder}"]) == 0
+    assert_same(folder, whole_run)
+
+
+MISTAKES = {
+    "unknown norm": (["--model.norm=bgm"], "norm must be one of", "Did you mean 'bgn'"),
+    "groups for a norm without": (["--model.norm=bn", "--model.num_groups=4"], "num_groups must be left out", "got 4"),
+    "more groups than values": (["--model.num_groups=100000"], "num_groups", "100000"),
+    "no groups": (["--model.num_groups=0"], "num_groups", "0"),
+    "norm module that is not there": (["--model.norm=no_such_module:Norm"], "can be imported", "no_such_module"),
+    "misspelt flag": (["--model.nrom=bn"], "model.nrom", "Did you mean 'model.norm'"),
+    "wrong type": (["--data.batch_size=two"], "batch_size", "two"),
+    "unknown backbone": (["--model.backbone=resnet51"], "backbone must be one of", "resnet51"),
+    "no data_dir": (["--data.dataset=cifar10"], "data_dir", "DATA_DIR"),
+    "data_dir that is absent": (["--data.dataset=cifar10", "--data.data_dir=/nowhere"], "data_dir", "/nowhere"),
+    "batch of zero": (["--data.batch_size=0"], "batch_size must be at least 1", "got 0"),
+    "one value per statistic": (["--data.batch_size=1", "--model.num_groups=512"], "at least 2 values", "got 1"),
+    "batch larger than the set": (["--data.batch_size=500"], "batch_size", "500"),
+    "unknown W&B mode": (["--wandb=on"], "wandb", "on"),
+    "workers that do not divide": (["--model.total_workers=8", "--model.virtual_workers=3"], "total_workers must be a multiple", "got 8"),
+    "logger of one's own": (["--trainer.logger=true"], "trainer.logger must be left out", ""),
+    "resume of nothing": (["--resume=/nowhere"], "resume must be the folder of a run", "/nowhere"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_one_line_and_leaves_nothing(mistake, tmp_path, capsys):
+    flags, *expected = MISTAKES[mistake]
+    with pytest.raises(SystemExit) as stop:
+        run(tmp_path, *flags)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1, error
+    assert error.startswith("error: ")
+    for text in expected:
+        assert text in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_misspelt_key_in_yaml_is_named(tmp_path, capsys):
+    config = tmp_path / "mine.yaml"
+    config.write_text(SMOKE.read_text().replace("batch_size", "batchsize", 1))
+    with pytest.raises(SystemExit) as stop:
+        main("classification", ClassificationModule, ClassificationData, [f"--config={config}", f"--runs={tmp_path / 'runs'}"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "batchsize" in error
+    assert "batch_size" in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_dir_that_holds_something_is_refused(tmp_path, capsys):
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(SystemExit) as stop:
+        run(tmp_path / "runs", f"--run_dir={tmp_path}")
+    assert stop.value.code == 2
+    assert "run_dir must be new or empty" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["note.txt"]
+
+
+def test_a_checkpoint_of_another_norm_is_refused(whole_run, tmp_path, capsys):
+    import shutil
+
+    copy = tmp_path / whole_run.name
+    shutil.copytree(whole_run, copy)
+    (copy / "record.json").unlink()
+    with pytest.raises(SystemExit) as stop:
+        main("classification", ClassificationModule, ClassificationData, [f"--config={copy / 'config.yaml'}", f"--resume={copy}", "--model.norm=bn"])
+    assert stop.value.code == 2
+    assert "norm must be that of the checkpoint (bgn); got bn" in capsys.readouterr().err

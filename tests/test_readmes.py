@@ -1,0 +1,48 @@
+"""Every command in a README is one that the suite takes."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from shared.catalog import ROOT, load_tasks
+from shared.make import TARGET_VARIABLES, TARGETS, run_arguments, target_commands
+
+READMES = sorted(path for path in ROOT.rglob("README.md") if ".venv" not in path.parts and ".tools" not in path.parts)
+FENCE = re.compile(r"^```(?:sh|bash|console)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def commands(file: Path) -> list[str]:
+    lines = [line.strip() for block in FENCE.findall(file.read_text()) for line in block.splitlines()]
+    return [line.split("  #")[0].strip() for line in lines if line.startswith("make")]
+
+
+COMMANDS = [(file, command) for file in READMES for command in commands(file)]
+
+
+@pytest.mark.parametrize(("file", "command"), COMMANDS, ids=[f"{f.parent.name}: {c}" for f, c in COMMANDS])
+def test_command_is_understood(file, command):  # noqa: ARG001
+    words = shlex.split(command)[1:]
+    targets = [word for word in words if "=" not in word]
+    variables = dict(word.split("=", 1) for word in words if "=" in word)
+    assert len(targets) <= 1
+    tasks = load_tasks()
+    if not targets and not variables:
+        return
+    if not targets or targets == ["run"]:
+        variables.pop("resume", None)
+        assert run_arguments({"task": "classification"} | variables, tasks)
+        return
+    assert targets[0] in TARGETS
+    assert set(variables) <= set(TARGET_VARIABLES[targets[0]])
+    if targets[0] not in ("help", "setup", "lock"):
+        assert target_commands(targets[0], variables, tasks)
+
+
+def test_there_are_commands_to_check():
+    assert {file for file, _ in COMMANDS} >= {ROOT / "README.md", ROOT / "tasks/classification/README.md"}
+
+
+def test_every_member_has_a_readme_that_is_not_empty():
+    for pyproject in [*ROOT.glob("packages/*/pyproject.toml"), *ROOT.glob("tasks/*/pyproject.toml")]:
+        assert len((pyproject.parent / "README.md").read_text()) > 200, pyproject.parent
