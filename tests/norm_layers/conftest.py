@@ -34,19 +34,21 @@ def loop_norm(x, kind, *, num_groups=1, weight=None, bias=None, eps=1e-5, stats=
         d = ci * positions + p
         return next(g for g in range(num_groups) if bounds[g] <= d < bounds[g + 1])
 
-    keys = {
-        "bn": lambda ni, ci, p: (ci,),
-        "in": lambda ni, ci, p: (ni, ci),
-        "ln": lambda ni, ci, p: (ni,),
-        "pn": lambda ni, ci, p: (ni, p),
-        "gn": lambda ni, ci, p: (ni, group_of(ci, p)),
-        "bgn": lambda ni, ci, p: (group_of(ci, p),),
-    }
+    def key(ni, ci, p):
+        return {
+            "bn": (ci,),
+            "in": (ni, ci),
+            "ln": (ni,),
+            "pn": (ni, p),
+            "gn": (ni, group_of(ci, p)),
+            "bgn": (group_of(ci, p),),
+        }[kind]
+
     members = {}
     for ni in range(n):
         for ci in range(c):
             for p in range(positions):
-                members.setdefault(keys[kind](ni, ci, p), []).append((ni, ci, p))
+                members.setdefault(key(ni, ci, p), []).append((ni, ci, p))
     found = []
     for index, key in enumerate(sorted(members)):
         values = [flat[i].item() for i in members[key]]

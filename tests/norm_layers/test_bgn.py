@@ -4,10 +4,9 @@ import copy
 
 import pytest
 import torch
+from norm_layers import BatchGroupNorm, make_norm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-
-from norm_layers import BatchGroupNorm, make_norm
 
 
 def bgn(num_channels=8, num_groups=4, **options):
@@ -63,14 +62,14 @@ def test_more_groups_than_elements(training, reference):
 )
 def test_one_value_per_statistic_in_training(shape, num_groups, sizes):
     norm = bgn(8, num_groups)
-    with pytest.raises(ValueError, match=f"Expected more than 1 value per channel .* got {sizes}, which is 1 value"):
+    with pytest.raises(ValueError, match=rf"Expected more than 1 value per channel .* got {sizes}, which is 1 value"):
         norm(torch.randn(shape))
     assert norm.statistics.num_batches_tracked == 0
     norm.eval()(torch.randn(shape))
 
 
 def test_bn_names_its_sizes_too():
-    with pytest.raises(ValueError, match="Expected more than 1 value per channel .* got N=1, C=8, H=1, W=1"):
+    with pytest.raises(ValueError, match=r"Expected more than 1 value per channel .* got N=1, C=8, H=1, W=1"):
         make_norm("bn", 8)(torch.randn(1, 8, 1, 1))
 
 

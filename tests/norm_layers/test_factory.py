@@ -8,9 +8,8 @@ import sys
 
 import pytest
 import torch
-from torch import nn
-
 from norm_layers import NORMS, NormFactory, VirtualWorkerNorm, make_norm, norm_factory
+from torch import nn
 
 
 @pytest.fixture
@@ -154,5 +153,5 @@ def test_outside_norms_get_what_their_signature_names(outside):
     assert torch.equal(make_norm("torch.nn:GroupNorm", 8, num_groups=2).weight, torch.ones(8))
     with pytest.raises(ValueError, match="num_groups must be None for norm 'outside_norms:Plain'"):
         make_norm("outside_norms:Plain", 8, num_groups=2)
-    with pytest.raises(ValueError, match="norm must build an nn.Module; got a int from 'outside_norms:number'"):
+    with pytest.raises(ValueError, match=r"norm must build an nn\.Module; got a int from 'outside_norms:number'"):
         make_norm("outside_norms:number", 8)

@@ -121,7 +121,8 @@ def test_lookup(query, expected):
         ),
         (
             {"table": 2, "setting": {}, "metric": "top1"},
-            "setting must single out one cell of table 2; got {}, which matches 7. Give more of batch_size, num_groups.",
+            "setting must single out one cell of table 2; got {}, which matches 7. "
+            "Give more of batch_size, num_groups.",
         ),
     ],
 )
