@@ -1,7 +1,6 @@
 """CIFAR-10: the restricted reader on pickles written here, every message, and the real files where they are."""
 
 import hashlib
-import io
 import os
 import pickle
 
@@ -11,6 +10,11 @@ import torch
 from shared.data import cifar10
 from shared.data.cifar10 import load_cifar10
 from torchvision.datasets import CIFAR10
+
+
+def as_published(content) -> bytes:
+    """A pickle as Python 2 wrote it, when NumPy's reconstructor had its old name."""
+    return pickle.dumps(content, protocol=2).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
 
 
 @pytest.fixture
@@ -26,7 +30,7 @@ def written(tmp_path, monkeypatch):
     contents["batches.meta"] = {"label_names": ["plane", "car", "bird", "cat"], "num_vis": 3072}
     sums = {}
     for name, content in contents.items():
-        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+        (folder / name).write_bytes(as_published(content))
         sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
     monkeypatch.setattr(CIFAR10, "train_list", [[f"data_batch_{k}", sums[f"data_batch_{k}"]] for k in range(1, 6)])
     monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
@@ -87,9 +91,13 @@ class RunsCommand:
 
 
 @pytest.mark.parametrize("content", [RunsCommand(), {"labels": [RunsCommand()]}, np.float64(3.0)])
-def test_refuses_to_run_what_a_pickle_names(content):
-    with pytest.raises(pickle.UnpicklingError, match=r"^a CIFAR-10 file must hold arrays and lists only; got "):
-        cifar10._RestrictedUnpickler(io.BytesIO(pickle.dumps(content, protocol=2))).load()
+def test_refuses_to_run_what_a_pickle_names(content, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_bytes(as_published(content))
+    refused = pytest.raises(pickle.UnpicklingError, match=r"^a CIFAR-10 file must hold arrays and lists only; got ")
+    with (tmp_path / "file").open("rb") as file, refused:
+        cifar10._RestrictedUnpickler(file).load()
+    assert not (tmp_path / "never").exists()
 
 
 def test_failed_download_says_what_to_do(tmp_path, monkeypatch):

@@ -54,7 +54,7 @@ def test_message_for_another_data_set(tmp_path):
 @pytest.mark.parametrize(
     ("prepare", "found"),
     [
-        (lambda path: None, "does not exist"),
+        (lambda _: None, "does not exist"),
         (lambda path: path.mkdir(), "is empty"),
         (lambda path: path.write_text("x"), "is a file"),
         (lambda path: (path / "train" / "a").mkdir(parents=True), "holds train"),
@@ -86,15 +86,16 @@ def test_message_for_a_class_without_images(make_folder):
 def test_message_for_splits_that_differ(make_folder):
     root = make_folder({**GOOD, "train/emu": 1, **{f"val/x{number}": 1 for number in range(5)}})
     assert message_of(lambda: open_image_folder(root)) == (
-        f"val must have the class folders of train; got emu only in train; x0, x1, x2 and 2 more only in val in {root}. "
-        "Copy the missing folders or remove the others."
+        f"val must have the class folders of train; got emu only in train; x0, x1, x2 and 2 more only in val in "
+        f"{root}. Copy the missing folders or remove the others."
     )
 
 
 def test_message_for_a_wrong_number_of_classes(make_folder):
     root = make_folder(GOOD)
     assert message_of(lambda: open_image_folder(root, num_classes=1000)) == (
-        f"data_dir must hold 1000 classes; got 2 in {root}. Give the complete set, or leave num_classes out for a subset."
+        f"data_dir must hold 1000 classes; got 2 in {root}. "
+        "Give the complete set, or leave num_classes out for a subset."
     )
 
 
@@ -106,7 +107,7 @@ def test_message_for_small_images(make_folder):
     )
 
 
-@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda content: b"no image"])
+@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda _: b"no image"])
 def test_message_for_a_damaged_file(make_folder, damage):
     root = make_folder(GOOD)
     path = root / "train/dog/001.jpg"

@@ -1,0 +1,87 @@
+"""`python -m shared.report`: write the report, or publish runs."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m shared.report",
+        description="Compare finished runs: one HTML page, tables as Markdown and CSV, ours beside the paper's.",
+    )
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)"
+    )
+    parser.add_argument("--task", metavar="T", help="only this task (default: all tasks)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("report"), metavar="DIR", help="folder to write to (default: report)"
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("results/runs"),
+        metavar="DIR",
+        help="folder of published runs, one <task>.jsonl each (default: results/runs)",
+    )
+    parser.add_argument(
+        "--publish",
+        type=Path,
+        nargs="*",
+        metavar="RUN",
+        help="append these runs to the published ones, and generate tables and figures beside them from all; "
+        "without a RUN, only generate",
+    )
+    parser.add_argument("--allow-dirty", action="store_true", help="publish runs even if no commit holds their code")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: Command line. None: that of the process.
+
+    Returns:
+        Exit code: 0, or 2 after one line on standard error that says what was wrong.
+    """
+    options = build_parser().parse_args(arguments)
+    try:
+        print(_report(options) if options.publish is None else _publish(options))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _publish(options: argparse.Namespace) -> str:
+    if options.task:
+        raise ValueError(f"task must not be given with --publish; got {options.task!r}. Name the runs instead.")
+    from shared.report.publish import publish
+    from shared.report.wording import plural
+
+    records = publish(options.publish, options.results, allow_dirty=options.allow_dirty)
+    beside = options.results.parent
+    return f"{plural(len(records), 'run')} added to {options.results}; {beside}/tables and {beside}/figures are new."
+
+
+def _report(options: argparse.Namespace) -> str:
+    if options.allow_dirty:
+        raise ValueError("allow-dirty must be given with --publish only; a report shows every run.")
+    from shared.report.reading import read_records
+    from shared.report.wording import plural
+    from shared.report.writing import write_report
+
+    found = read_records(runs=options.runs, results=options.results).of_task(options.task)
+    sections = write_report(found, options.out)
+    if not sections:
+        return f"{options.out / 'report.html'}: no usable records in {options.runs} or {options.results} yet"
+    left_out = f", {len(found.left_out)} left out" if found.left_out else ""
+    counted = f"{plural(len(found.records), 'run')} in {plural(len(sections), 'experiment')}{left_out}"
+    return f"{options.out / 'report.html'}: {counted}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""Sort records into experiments: sets of runs that differ in norm, number of groups, batch size and seed only.
+
+Runs with another task, config, model, data set, protocol, selection rule or axis are another experiment, so one cell
+of a table never mixes them. One freedom is needed for tables over the batch size: values such as the learning rate
+may follow it by a simple law (constant, proportional, by square root, inverse).
+"""
+
+import hashlib
+import itertools
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shared.report.records import Record
+
+CELL_AXES = ("norm", "num_groups", "batch_size", "seed")
+DATASET_IDENTITY = ("name", "checksum", "train", "test", "full", "resolution", "num_classes")
+FOLLOWS_BATCH_SIZE = frozenset(
+    {"lr", "base_lr", "initial_lr", "learning_rate", "min_lr", "virtual_workers", "total_batch_size", "iterations",
+     "iterations_per_epoch", "steps", "warmup_iterations", "warmup_steps"}
+)  # fmt: skip
+LAWS = {
+    "constant": lambda value, _: value,
+    "proportional": lambda value, batch_size: value / batch_size,
+    "square root": lambda value, batch_size: value / batch_size**0.5,
+    "inverse": lambda value, batch_size: value * batch_size,
+}
+Signature = tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Runs that may stand in one table.
+
+    Args:
+        slug: Short unique name, fit for files and anchors.
+        records: The runs, by name.
+        protocol: What all runs share: protocol scalars, and axes outside the table.
+        following: Values that follow the batch size: name → batch size → value.
+    """
+
+    slug: str
+    records: tuple[Record, ...]
+    protocol: Mapping[str, Any]
+    following: Mapping[str, Mapping[int, Any]]
+
+    @property
+    def first(self) -> Record:
+        """Any run, for what all runs share."""
+        return self.records[0]
+
+    @property
+    def axes(self) -> dict[str, Any]:
+        """Axes outside the table that all runs share."""
+        return {name: value for name, value in _outer(self.first.axes).items() if name not in self.following}
+
+    @property
+    def commits(self) -> dict[str, int]:
+        """Number of runs by commit."""
+        return count(record.commit for record in self.records)
+
+    @property
+    def devices(self) -> dict[str, int]:
+        """Number of runs by device."""
+        return count(record.device for record in self.records)
+
+
+def count(values: Iterable[str]) -> dict[str, int]:
+    """Count equal values; the most frequent first, equals by name."""
+    counts: dict[str, int] = defaultdict(int)
+    for value in values:
+        counts[value] += 1
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def split_into_experiments(records: Iterable[Record]) -> list[Experiment]:
+    """Sort runs into experiments.
+
+    Args:
+        records: Runs, in any order.
+
+    Returns:
+        Experiments in the order of the paper's tables, then by name. Each run is in exactly one.
+    """
+    by_identity: dict[str, list[Record]] = defaultdict(list)
+    for record in sorted(records, key=lambda record: record.run):
+        by_identity[_identity(record)].append(record)
+    experiments = [
+        _experiment(identity, number, part)
+        for identity, members in by_identity.items()
+        for number, part in enumerate(_split_by_laws(members))
+    ]
+    return sorted(experiments, key=_paper_order)
+
+
+def _paper_order(experiment: Experiment) -> tuple[int, str, str, int, str]:
+    tables = [reference.table for record in experiment.records for reference in record.paper]
+    first = experiment.first
+    return min(tables, default=99), first.task, first.config, -len(experiment.records), experiment.slug
+
+
+def _outer(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in sorted(values.items()) if name not in CELL_AXES}
+
+
+def _identity(record: Record) -> str:
+    """What all runs of an experiment share, as text."""
+    fixed = {
+        "task": record.task,
+        "config": record.config,
+        "model": record.model,
+        "dataset": {name: record.dataset.get(name) for name in DATASET_IDENTITY},
+        "headline": record.headline,
+        "selection": record.selection,
+        "axes": {name: value for name, value in _outer(record.axes).items() if name not in FOLLOWS_BATCH_SIZE},
+        "protocol": {name: value for name, value in _outer(record.protocol).items() if name not in FOLLOWS_BATCH_SIZE},
+    }
+    return json.dumps(fixed, sort_keys=True, default=str)
+
+
+def _followers(record: Record) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in (_outer(record.protocol) | _outer(record.axes)).items()
+        if name in FOLLOWS_BATCH_SIZE
+    }
+
+
+def _split_by_laws(records: Sequence[Record]) -> list[list[Record]]:
+    """Split runs so that, in each part, every value that may follow the batch size does so by one law.
+
+    Of all laws that fit, the one that covers most batch sizes takes its runs first, then the next.
+    """
+    signatures = [_signatures(record) for record in records]
+    members: dict[Signature, list[int]] = defaultdict(list)
+    for index, options in enumerate(signatures):
+        for signature in options:
+            members[signature].append(index)
+    sizes = {signature: len({records[i].batch_size for i in indices}) for signature, indices in members.items()}
+    ranked = sorted(members, key=lambda signature: (-sizes[signature], -len(members[signature]), signature))
+    taken: set[int] = set()
+    parts = []
+    for signature in ranked:
+        part = [index for index in members[signature] if index not in taken]
+        if part:
+            taken.update(part)
+            parts.append([records[index] for index in part])
+    return parts
+
+
+def _signatures(record: Record) -> list[Signature]:
+    """Every choice of laws that this run fits, with the constant of each law."""
+    choices = []
+    for name, value in _followers(record).items():
+        numeric = isinstance(value, int | float) and not isinstance(value, bool) and record.batch_size
+        laws = LAWS if numeric else {"constant": LAWS["constant"]}
+        choices.append([(name, law, _constant(rule(value, record.batch_size))) for law, rule in laws.items()])
+    return list(itertools.product(*choices))
+
+
+def _constant(value: Any) -> str:
+    return f"{value:.9g}" if isinstance(value, int | float) else json.dumps(value, sort_keys=True, default=str)
+
+
+def _experiment(identity: str, number: int, records: Sequence[Record]) -> Experiment:
+    first = records[0]
+    values: dict[str, dict[int, Any]] = defaultdict(dict)
+    for record in records:
+        for name, value in _followers(record).items():
+            values[name][record.batch_size or 0] = value
+    following = {name: by_size for name, by_size in values.items() if len({str(v) for v in by_size.values()}) > 1}
+    shared = {name: value for name, value in _outer(first.protocol).items() if name not in following}
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:6]
+    words = [first.task, first.config, first.model, str(first.dataset.get("name", "data")), digest]
+    slug = "-".join(words + [str(number + 1)] * (number > 0))
+    safe = "".join(letter if (letter.isalnum() and letter.isascii()) or letter in "-_" else "_" for letter in slug)
+    return Experiment(safe, tuple(records), shared, following)

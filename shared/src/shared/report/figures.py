@@ -1,0 +1,241 @@
+"""Figures as SVG text: accuracy over batch size, one dot per seed, learning curves.
+
+Drawn by matplotlib, byte-identical for equal input. Norms keep their colour (Okabe and Ito 2008, which the common
+colour blindnesses keep apart) and their marker in all figures.
+"""
+
+import io
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from shared.report.aggregate import Grid, Row
+from shared.report.paper import PaperTable
+from shared.report.records import Record
+from shared.report.statistics import summarise
+from shared.report.wording import metric_name
+
+PALETTE = ("#0072B2", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#999999", "#D55E00", "#010203")
+MARKERS = "os^Dv<P*X"
+INK = "#010203"  # becomes the colour of the text around an inline figure
+MAX_CURVE_POINTS = 50
+_SIZE = (4.4, 3.3)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A finished figure.
+
+    Args:
+        svg: Its text, a whole SVG file.
+        title: What it shows, also for those who cannot see it.
+    """
+
+    svg: str
+    title: str
+
+
+def norm_style(norm: str, norms: Sequence[str]) -> dict[str, Any]:
+    """Colour and marker of a norm: by its place in the registry, after it for a norm from outside."""
+    from norm_layers.registry import NORMS
+
+    order = [*NORMS, *(name for name in norms if name not in NORMS)]
+    place = order.index(norm)
+    dashes = "-" if place < len(PALETTE) else "--"
+    return {"color": PALETTE[place % len(PALETTE)], "marker": MARKERS[place % len(MARKERS)], "linestyle": dashes}
+
+
+@contextmanager
+def _drawing(title: str, *, x: str, y: str) -> Iterator[tuple[Any, Callable[[], Figure]]]:
+    """Open axes and hand out the function that finishes the figure."""
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
+
+    settings: Any = {
+        "svg.hashsalt": title, "svg.fonttype": "none", "font.size": 9, "font.family": "DejaVu Sans",
+        "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#999999",
+        "grid.alpha": 0.25, "grid.linewidth": 0.6, "lines.linewidth": 1.5, "lines.markersize": 4.5,
+        "legend.frameon": False, "legend.fontsize": 8, "axes.titlesize": 9.5, "text.parse_math": False,
+    }  # fmt: skip
+    with matplotlib.rc_context(settings):
+        canvas = Canvas(figsize=_SIZE, layout="constrained")
+        axes = canvas.add_subplot()
+        axes.set(title=title, xlabel=x, ylabel=y)
+
+        def finish() -> Figure:
+            _legend_below(canvas, axes)
+            stream = io.StringIO()
+            canvas.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+            return Figure(_shorten(stream.getvalue()), title)
+
+        yield axes, finish
+
+
+def _legend_below(canvas: Any, axes: Any) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if labels:
+        canvas.legend(handles, labels, loc="outside lower center", ncols=4, handlelength=1.6, columnspacing=1.2)
+
+
+def _shorten(svg: str) -> str:
+    """Cut coordinates to hundredths of a point, and drop what no reader needs: metadata, unused ids, line breaks."""
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)
+    svg = re.sub(r' transform="rotate\(-0 [^"]*"', "", svg)
+    svg = svg.replace("font-family: 'DejaVu Sans'", "font-family: 'DejaVu Sans', sans-serif")
+    used = set(re.findall(r'href="#([^"]*)"|url\(#([^)]*)\)', svg))
+    names = {name for pair in used for name in pair if name}
+    svg = re.sub(r' id="([^"]*)"', lambda match: match.group() if match.group(1) in names else "", svg)
+    return re.sub(r"\s*\n\s*", "\n", svg)
+
+
+def inline_svg(figure: Figure, prefix: str) -> str:
+    """Make a figure part of an HTML page: no prologue, ids of its own, text in the page's colour.
+
+    Args:
+        figure: The figure.
+        prefix: Put before each id, unique in the page.
+
+    Returns:
+        An `<svg>` element.
+    """
+    body = figure.svg[figure.svg.index("<svg") :]
+    body = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", body)
+    body = re.sub(r'\bid="([^"]*)"', rf'id="{prefix}-\1"', body)
+    body = re.sub(r'href="#', f'href="#{prefix}-', body)
+    body = (
+        body.replace("://", ":&#47;&#47;").replace("url(#", f"url(#{prefix}-").replace("\n", " ").replace("> <", "><")
+    )
+    return body.replace(INK, "currentColor").replace("<svg", '<svg role="img"', 1).strip()
+
+
+def opaque_svg(figure: Figure) -> str:
+    """Make a figure a file of its own: black on white, so that it can be read on any page."""
+    white = '<rect width="100%" height="100%" fill="#ffffff"/>'
+    return re.sub(r"(<svg[^>]*>)", rf"\1{white}", figure.svg, count=1)
+
+
+def batch_size_figure(grid: Grid) -> Figure:
+    """Draw the mean of each norm over the batch size, with bars of one standard deviation over seeds."""
+    columns = [column for column in grid.columns if isinstance(column, int)]
+    with _drawing("This suite", x="batch size per worker", y=_label(grid)) as (axes, finish):
+        norms = [row.norm for row in grid.rows]
+        for row in grid.rows:
+            points = [(column, grid.cells[row, column].summary) for column in columns if (row, column) in grid.cells]
+            known = [(column, summary) for column, summary in points if summary]
+            if known:
+                axes.errorbar(
+                    [column for column, _ in known],
+                    [summary.mean for _, summary in known],
+                    yerr=[summary.deviation or 0.0 for _, summary in known],
+                    label=row.label,
+                    capsize=2,
+                    elinewidth=0.8,
+                    **norm_style(row.norm, norms),
+                )
+        _batch_size_axis(axes, columns)
+        return finish()
+
+
+def paper_batch_size_figure(table: PaperTable, labels: Mapping[str, str]) -> Figure:
+    """Draw the paper's Figure 1 (bottom) from its Table 2."""
+    with _drawing("The paper: ImageNet, ResNet-50, one seed", x="batch size per worker", y="top-1 in %") as opened:
+        axes, finish = opened
+        by_norm: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        for entry in table.entries:
+            if isinstance(entry.value, float):
+                by_norm[entry.norm].append((int(entry.setting["batch_size"]), entry.value))
+        for norm, points in by_norm.items():
+            axes.plot(*zip(*points, strict=True), label=labels.get(norm, norm), **norm_style(norm, []))
+        _batch_size_axis(axes, sorted({size for points in by_norm.values() for size, _ in points}))
+        return finish()
+
+
+def _batch_size_axis(axes: Any, sizes: Sequence[int]) -> None:
+    from matplotlib.ticker import NullLocator
+
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(list(sizes), [str(size) for size in sizes])
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def seeds_figure(grid: Grid, column: int | str | None) -> Figure:
+    """Draw one dot per seed for each norm of one column, and the comparable numbers of the paper as diamonds."""
+    rows = [row for row in grid.rows if (row, column) in grid.cells]
+    with _drawing("One dot per seed", x=_label(grid), y="") as (axes, finish):
+        norms = [row.norm for row in grid.rows]
+        labelled = False
+        for height, row in enumerate(reversed(rows)):
+            cell = grid.cells[row, column]
+            style = norm_style(row.norm, norms) | {"marker": "o", "linestyle": "none"}
+            axes.plot(list(cell.by_seed.values()), [height] * len(cell.by_seed), alpha=0.8, **style)
+            if cell.summary:
+                axes.plot([cell.summary.mean], [height], linestyle="none", color=INK, marker="|", markersize=14)
+            if cell.paper and cell.paper.comparable and cell.paper.number is not None:
+                label = None if labelled else "paper"
+                labelled = True
+                axes.plot([cell.paper.number], [height], "D", mfc="none", color="#999999", label=label)
+        names = [row.label if grid.cells[row, column].by_seed else f"{row.label} (no value)" for row in reversed(rows)]
+        axes.set_yticks(range(len(rows)), names)
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+        return finish()
+
+
+def curve_figure(records: Mapping[str, Record], name: str, grid: Grid, column: int | str | None) -> Figure | None:
+    """Draw a learning curve of each norm in one column: mean over seeds, band of one standard deviation.
+
+    Args:
+        records: Runs by name.
+        name: Name of the curve in the records.
+        grid: The table whose runs are drawn.
+        column: The column.
+
+    Returns:
+        The figure; None where no run has the curve.
+    """
+    by_row: dict[Row, dict[float, list[float]]] = {}
+    for row in grid.rows:
+        cell = grid.cells.get((row, column))
+        values: dict[float, list[float]] = defaultdict(list)
+        for run in cell.runs if cell else ():
+            for x, y in records[run].curves.get(name, ()) if records[run].done else ():
+                values[x].append(y)
+        if values:
+            by_row[row] = values
+    if not by_row:
+        return None
+    place = "" if column is None else f", {grid.column_name} {column}"
+    with _drawing(f"{metric_name(name)}{place}", x="epoch", y="") as (axes, finish):
+        for row, values in by_row.items():
+            _draw_curve(axes, values, row, [other.norm for other in grid.rows])
+        return finish()
+
+
+def _draw_curve(axes: Any, by_x: Mapping[float, Sequence[float]], row: Row, norms: Sequence[str]) -> None:
+    xs = _thinned(sorted(by_x))
+    summaries = [summarise(by_x[x]) for x in xs]
+    means = [summary.mean for summary in summaries]
+    spread = [summary.deviation or 0.0 for summary in summaries]
+    style = norm_style(row.norm, norms)
+    axes.plot(xs, means, label=row.label, markevery=max(1, len(xs) // 6), **style)
+    if any(spread):
+        low = [mean - one for mean, one in zip(means, spread, strict=True)]
+        high = [mean + one for mean, one in zip(means, spread, strict=True)]
+        axes.fill_between(xs, low, high, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def _thinned(xs: Sequence[float]) -> list[float]:
+    """Keep at most `MAX_CURVE_POINTS`, evenly spread, the last one always."""
+    if len(xs) <= MAX_CURVE_POINTS:
+        return list(xs)
+    step = (len(xs) - 1) / (MAX_CURVE_POINTS - 1)
+    return [xs[round(index * step)] for index in range(MAX_CURVE_POINTS)]
+
+
+def _label(grid: Grid) -> str:
+    unit = next((cell.unit for cell in grid.cells.values() if cell.unit), "")
+    return f"{metric_name(grid.metric)}{f' in {unit}' if unit else ''}"

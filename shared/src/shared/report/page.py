@@ -1,0 +1,246 @@
+"""The report as one HTML page that needs nothing but itself: no scripts, no addresses, no dates."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shared.report.aggregate import Grid, Row, norm_labels, reference_problems
+from shared.report.answer import answers
+from shared.report.details import cost_tables, experiment_details, left_out_section, paper_appendix
+from shared.report.figures import (
+    Figure,
+    batch_size_figure,
+    curve_figure,
+    inline_svg,
+    paper_batch_size_figure,
+    seeds_figure,
+)
+from shared.report.markup import STYLE, data_table, element, escape, folded, paragraph, row_header
+from shared.report.paper import load_paper_tables
+from shared.report.reading import LeftOut
+from shared.report.records import Record
+from shared.report.sections import MEAN, Section
+from shared.report.tables import Column, caption, cell_text, incomparable_reasons
+from shared.report.wording import plural
+
+TITLE = "Which normalization layer should I train with?"
+FIGURE_BUDGET = 500_000  # characters of SVG in a page, so that it stays below 1 MB
+MAX_CURVE_COLUMNS = 3
+
+
+@dataclass(frozen=True)
+class DrawnSection:
+    """A section with its figures.
+
+    Args:
+        section: The section.
+        main: Accuracy over batch size, or dots per seed.
+        curves: Learning curves.
+    """
+
+    section: Section
+    main: tuple[Figure, ...]
+    curves: tuple[Figure, ...]
+
+
+def draw_section(section: Section) -> DrawnSection:
+    """Draw the figures of a section from its headline table."""
+    grid = section.grids[0]
+    columns = [column for column in grid.columns if column != MEAN]
+    by_size = grid.column_name == "batch size"
+    if by_size and len(columns) > 1:
+        paper = [cell.paper.table for cell in grid.cells.values() if cell.paper]
+        table = load_paper_tables()[2]
+        labels = norm_labels({entry.norm for entry in table.entries})
+        extra = (paper_batch_size_figure(table, labels),) if 2 in paper else ()
+        main = (batch_size_figure(grid), *extra)
+    else:
+        main = (seeds_figure(grid, grid.columns[-1]),)
+    records = {record.run: record for experiment in section.experiments for record in experiment.records}
+    curves = (
+        curve_figure(records, name, grid, column)
+        for name in _curve_names(list(records.values()))
+        for column in _spread(columns)
+    )
+    return DrawnSection(section, main, tuple(figure for figure in curves if figure))
+
+
+def _curve_names(records: Sequence[Record]) -> list[str]:
+    """The headline's curve and the training loss."""
+    present = {name for record in records for name in record.curves}
+    return [name for name in dict.fromkeys([records[0].headline, "train/loss"]) if name in present]
+
+
+def _spread(columns: Sequence[Column]) -> list[Column]:
+    """The first, the middle and the last column, where there are more than three."""
+    if len(columns) <= MAX_CURVE_COLUMNS:
+        return list(columns)
+    return [columns[0], columns[len(columns) // 2], columns[-1]]
+
+
+def render_page(sections: Sequence[Section], left_out: Sequence[LeftOut]) -> str:
+    """Write the whole page.
+
+    Args:
+        sections: In the order of the page.
+        left_out: What was found and not used.
+
+    Returns:
+        A complete HTML document, the same bytes for the same records.
+    """
+    num_runs = sum(len(experiment.records) for section in sections for experiment in section.experiments)
+    parts = [element("h1", escape(TITLE))]
+    if sections:
+        parts += [_introduction(num_runs, len(sections), left_out), _overview(sections), _how_to_read(sections)]
+        spent = 0
+        for number, section in enumerate(sections, start=1):
+            figures = _figures(f"e{number}", draw_section(section)) if spent < FIGURE_BUDGET else _not_drawn(section)
+            spent += len(figures)
+            parts.append(_section(f"e{number}", section, figures))
+    else:
+        parts.append(_nothing_yet())
+    if left_out:
+        parts.append(left_out_section(left_out))
+    parts.append(paper_appendix(load_paper_tables()))
+    body = "\n".join(parts)
+    head = (
+        '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(TITLE)}</title>\n<style>{STYLE}</style>"
+    )
+    return f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
+
+
+def _introduction(num_runs: int, num_sections: int, left_out: Sequence[LeftOut]) -> str:
+    text = (
+        f"{plural(num_runs, 'training run')} in {plural(num_sections, 'experiment')}. In a column of a table only the "
+        "normalization layer changes, so its numbers compare the norms and nothing else. Beside ours stand the "
+        " numbers of the paper “Batch Group Normalization” (Zhou et al. 2020), which proposed BGN."
+    )
+    note = f"{plural(len(left_out), 'record')} could not be used; see “Left out” below." if left_out else ""
+    return paragraph(text, class_="lead") + (paragraph(note, class_="note") if note else "")
+
+
+def _overview(sections: Sequence[Section]) -> str:
+    items = []
+    for number, section in enumerate(sections, start=1):
+        link = element("a", escape(section.heading), href=f"#e{number}")
+        items.append(element("li", f"{element('strong', link)}<br>{escape(answers(section)[0])}"))
+    return element("ul", "\n".join(items), class_="answers")
+
+
+def _how_to_read(sections: Sequence[Section]) -> str:
+    from norm_layers.registry import NORMS
+
+    used = {row.norm for section in sections for grid in section.grids for row in grid.rows}
+    names = ", ".join(f"{NORMS[norm].label} {NORMS[norm].title}" for norm in NORMS if norm in used)
+    lines = [
+        "61.20 ± 0.50 (3): mean over 3 seeds, and their standard deviation. A seed is one training from another "
+        "random start. The best mean of a column is shaded and bold. Hold the pointer on a cell to see each seed.",
+        "Inside seed noise: training again with other seeds could turn the order round, so do not choose by that "
+        "difference. The test is a 95 % t interval of the difference over seeds, paired where both norms ran the same "
+        "seeds. It is not corrected for comparing many norms.",
+        "X: not run, or not measured. Diverged (1 of 3): one of three trainings broke down; the mean is over the "
+        "others, and the norm is not ranked.",
+        "paper 77.1: the paper's number. Upright, with our difference to it, where our run follows the paper's "
+        "protocol on its data; grey and slanted where it does not. A grey number shows the paper's order of the "
+        "norms, not a target.",
+        "G: number of groups of GN, GBGN and BGN. Batch size: images per worker, which is what a norm sees.",
+    ]
+    lines += [f"Norms: {names}."] if names else []
+    return folded("How to read this page", element("ul", "".join(element("li", escape(line)) for line in lines)))
+
+
+def _nothing_yet() -> str:
+    return paragraph(
+        "There are no finished runs yet, so there is nothing to compare. A first run takes a few minutes on a CPU:",
+        class_="lead",
+    ) + element(
+        "ul",
+        "".join(
+            element("li", element("code", escape(command)))
+            for command in (
+                "make task=fewshot norm=bn",
+                "make task=fewshot norm=bgn",
+                "make report",
+            )
+        ),
+    )
+
+
+def _section(anchor: str, section: Section, figures: str) -> str:
+    first, *by_column = answers(section)
+    parts = [element("h2", escape(section.heading), id=anchor), paragraph(first, class_="lead")]
+    if by_column:
+        listing = element("ul", "\n".join(element("li", escape(sentence)) for sentence in by_column))
+        parts.append(folded("Column by column", listing))
+    parts += [_warnings(section)]
+    parts += [_grid(grid) for grid in (*section.grids, *section.sweeps)]
+    readings = dict.fromkeys(text for e in section.experiments for record in e.records for text in record.readings)
+    if readings:
+        parts.append(paragraph(f"Readings of the paper in force: {'; '.join(readings)}.", class_="note"))
+    parts.append(figures)
+    records = [record for experiment in section.experiments for record in experiment.records]
+    parts += [element("h3", "Cost"), cost_tables(records), element("h3", "Details")]
+    for experiment in section.experiments:
+        details = experiment_details(experiment)
+        several = len(section.experiments) > 1
+        axes = ", ".join(f"{name} {value}" for name, value in experiment.axes.items())
+        parts.append(folded(f"Details of {axes or experiment.slug}", details) if several else details)
+    return "\n".join(part for part in parts if part)
+
+
+def _not_drawn(section: Section) -> str:
+    task = section.experiments[0].first.task
+    return paragraph(f"For the figures, make a report of this task alone: make report task={task}.", class_="note")
+
+
+def _warnings(section: Section) -> str:
+    warnings = reference_problems([record for e in section.experiments for record in e.records])
+    commits = dict.fromkeys(commit for experiment in section.experiments for commit in experiment.commits)
+    if len(commits) > 1:
+        counts = {commit: sum(e.commits.get(commit, 0) for e in section.experiments) for commit in commits}
+        listed = ", ".join(f"{commit} ({plural(number, 'run')})" for commit, number in counts.items())
+        warnings.append(f"the runs come from {len(commits)} commits: {listed}.")
+    if any(commit.endswith("+changes") for commit in commits):
+        warnings.append("“+changes” marks runs of a working tree with changes that no commit holds.")
+    return "".join(paragraph(f"Mind: {warning}", class_="note") for warning in warnings)
+
+
+def _grid(grid: Grid) -> str:
+    best = {column: grid.best(column) for column in grid.columns}
+    rows = [[row_header(row.label, row.norm), *(_cell(grid, row, column, best[column]) for column in grid.columns)]
+            for row in grid.rows]  # fmt: skip
+    header = [grid.column_name, *("?" if column is None else column for column in grid.columns)]
+    reasons = incomparable_reasons(grid)
+    note = f"Grey paper numbers are not comparable: {'; '.join(reasons)}." if reasons else ""
+    return data_table(caption(grid), header, rows) + (paragraph(note, class_="note") if note else "")
+
+
+def _cell(grid: Grid, row: Row, column: Column, best: Row | None) -> str:
+    text = cell_text(grid, row, column, best=best)
+    parts = [escape(text.value)]
+    if text.diverged:
+        parts.append(element("span", escape(text.diverged), class_="lost"))
+    if text.groups:
+        parts.append(element("small", escape(text.groups)))
+    if text.paper:
+        difference = f" ({text.difference})" if text.difference else ""
+        parts.append(element("small", escape(text.paper + difference), class_="paper" if text.comparable else "grey"))
+    return element("td", "".join(parts), title=text.hint, class_="best" if text.best else "")
+
+
+def _figures(anchor: str, drawn: DrawnSection) -> str:
+    parts = [_figure_row(drawn.main, f"{anchor}m")]
+    if drawn.curves:
+        text = "Learning curves: mean over seeds; the band is one standard deviation."
+        parts += [
+            element("h3", "Learning curves"),
+            paragraph(text, class_="note"),
+            _figure_row(drawn.curves, f"{anchor}c"),
+        ]
+    return "\n".join(parts)
+
+
+def _figure_row(figures: Sequence[Figure], prefix: str) -> str:
+    items = [element("figure", inline_svg(figure, f"{prefix}{number}"), aria_label=figure.title)
+             for number, figure in enumerate(figures)]  # fmt: skip
+    return element("div", "\n".join(items), class_="figures")

@@ -1,0 +1,256 @@
+"""What a run record is, and the check that one can be used.
+
+Record schema 1 is one JSON object per finished run: `record.json` in a run's folder, or one line of a
+`results/runs/<task>.jsonl`.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+SCHEMA = 1
+STATUSES = ("done", "diverged")
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measured number.
+
+    Args:
+        value: The number, in `unit`.
+        ci95: 95 % interval over the test items of this one run. None: unknown.
+        n: Number of test items. None: unknown.
+        unit: E.g. "%"; empty where it has none.
+    """
+
+    value: float
+    ci95: tuple[float, float] | None
+    n: int | None
+    unit: str
+
+
+@dataclass(frozen=True)
+class PaperReference:
+    """The cell of the paper that a metric stands beside.
+
+    Args:
+        table: Number of the table.
+        setting: Cell of the table.
+        metric: The paper's name of the metric.
+        record_metric: Our name of it.
+        comparable: Whether a difference of the two numbers means anything.
+        why: Reason when it does not.
+    """
+
+    table: int
+    setting: Mapping[str, int | str]
+    metric: str
+    record_metric: str
+    comparable: bool
+    why: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished run. Optional fields of the JSON object that are absent are None or empty here.
+
+    Args:
+        run: Unique name of the run.
+        status: "done" or "diverged".
+        task: Name of the experiment.
+        norm: Registry name or import path of the norm.
+        seed: Random seed.
+        headline: Name of the metric that is compared.
+        metrics: By name; only finite ones.
+        raw: The whole JSON object.
+    """
+
+    run: str
+    status: str
+    task: str
+    norm: str
+    seed: int
+    headline: str
+    metrics: Mapping[str, Metric]
+    raw: Mapping[str, Any]
+    config: str = "?"
+    num_groups: int | None = None
+    batch_size: int | None = None
+    axes: Mapping[str, Any] = field(default_factory=dict)
+    model: str = "?"
+    dataset: Mapping[str, Any] = field(default_factory=dict)
+    selection: str = "?"
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    curves: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
+    paper: tuple[PaperReference, ...] = ()
+    readings: tuple[str, ...] = ()
+    commit: str = "?"
+    device: str = "?"
+
+    @property
+    def done(self) -> bool:
+        """Whether the run came to its end with numbers."""
+        return self.status == "done"
+
+    def number(self, name: str) -> float | None:
+        """A scalar field such as `wall_time_seconds`; None where it is unknown."""
+        value = self.raw.get(name)
+        return _finite(value)
+
+
+class BadRecordError(ValueError):
+    """The record cannot be used; the message says why in one line."""
+
+
+def parse_record(text: str | None) -> Record:
+    """Turn the text of one record into a `Record`.
+
+    Args:
+        text: One JSON object. None: the file could not be read.
+
+    Returns:
+        The record.
+
+    Raises:
+        BadRecordError: Not JSON, another schema, a required field is missing or has the wrong type, or a finished
+            run has a metric that is not a finite number.
+    """
+    if text is None:
+        raise BadRecordError("the file cannot be read as UTF-8 text")
+    if not text.strip():
+        raise BadRecordError("the file is empty, so the run stopped while it was written")
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BadRecordError("this is not valid JSON, so it is damaged or half-written") from None
+    if not isinstance(raw, dict):
+        raise BadRecordError(f"a record must be a JSON object; got {type(raw).__name__}")
+    if raw.get("schema") != SCHEMA or isinstance(raw.get("schema"), bool):
+        raise BadRecordError(f"schema must be {SCHEMA}; got {raw.get('schema')!r}")
+    return _build(raw)
+
+
+def _build(raw: dict[str, Any]) -> Record:
+    status = _require(raw, "status", str)
+    if status not in STATUSES:
+        raise BadRecordError(f"status must be one of {', '.join(STATUSES)}; got {status!r}")
+    headline = _require(raw, "headline", str)
+    metrics = _metrics(_require(raw, "metrics", dict), done=status == "done")
+    if status == "done" and headline not in metrics:
+        raise BadRecordError(f"metrics must hold the headline {headline}; got {', '.join(metrics) or 'none'}")
+    return Record(
+        run=_require(raw, "run", str),
+        status=status,
+        task=_require(raw, "task", str),
+        norm=_require(raw, "norm", str),
+        seed=_require(raw, "seed", int),
+        headline=headline,
+        metrics=metrics,
+        raw=raw,
+        config=_optional(raw, "config", str, "?"),
+        num_groups=_optional(raw, "num_groups", int, None),
+        batch_size=_optional(raw, "batch_size", int, None),
+        axes=_optional(raw, "axes", dict, {}),
+        model=_optional(raw, "model", str, "?"),
+        dataset=_optional(raw, "dataset", dict, {}),
+        selection=_optional(raw, "selection", str, "?"),
+        protocol=_optional(raw, "protocol", dict, {}),
+        curves=_curves(_optional(raw, "curves", dict, {})),
+        paper=tuple(_reference(entry) for entry in _optional(raw, "paper", list, [])),
+        readings=tuple(str(reading) for reading in _optional(raw, "readings", list, [])),
+        commit=_optional(raw, "commit", str, "?") + ("+changes" if raw.get("dirty") else ""),
+        device=_optional(raw, "device", str, "?"),
+    )
+
+
+def _require(raw: Mapping[str, Any], name: str, kind: type) -> Any:
+    if name not in raw:
+        raise BadRecordError(f"the field {name} is missing, so the record is half-written")
+    value = raw[name]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise BadRecordError(f"{name} must be of type {kind.__name__}; got {value!r:.60}")
+    if value == "":
+        raise BadRecordError(f"{name} must not be empty; got ''")
+    return value
+
+
+def _optional(raw: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
+    return default if raw.get(name) is None else _require(raw, name, kind)
+
+
+def _finite(value: object) -> float | None:
+    """The value as a float; None where it is no number, or not a finite one."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer beyond the floats
+        return None
+
+
+def canonical_json(raw: Mapping[str, Any]) -> str:
+    """Return one line of strict JSON; numbers that JSON does not know (NaN, infinity) become null."""
+    return json.dumps(_without_infinities(raw), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _without_infinities(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_infinities(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_without_infinities(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _metrics(raw: Mapping[str, Any], *, done: bool) -> dict[str, Metric]:
+    metrics = {}
+    for name, entry in raw.items():
+        if not isinstance(entry, dict):
+            raise BadRecordError(f"the metric {name} must be an object with a value; got {entry!r:.60}")
+        value = _finite(entry.get("value"))
+        if value is not None:
+            n = entry.get("n")
+            metrics[name] = Metric(
+                value=value,
+                ci95=_pair(entry.get("ci95")),
+                n=n if isinstance(n, int) else None,
+                unit=str(entry.get("unit") or ""),
+            )
+        elif done:
+            got = entry.get("value")
+            raise BadRecordError(f"the metric {name} must be a finite number in a finished run; got {got!r:.60}")
+    return metrics
+
+
+def _pair(raw: object) -> tuple[float, float] | None:
+    """Two finite numbers; None where there are not two."""
+    if not isinstance(raw, list) or len(raw) != 2:
+        return None
+    first, second = _finite(raw[0]), _finite(raw[1])
+    return None if first is None or second is None else (first, second)
+
+
+def _curves(raw: Mapping[str, Any]) -> dict[str, tuple[Point, ...]]:
+    return {name: tuple(_points(points)) for name, points in raw.items() if isinstance(points, list)}
+
+
+def _points(raw: Iterable[object]) -> Iterator[Point]:
+    for entry in raw:
+        point = _pair(entry)
+        if point is not None:
+            yield point
+
+
+def _reference(raw: object) -> PaperReference:
+    if not isinstance(raw, dict):
+        raise BadRecordError(f"an entry of paper must be an object; got {raw!r:.60}")
+    return PaperReference(
+        table=_require(raw, "table", int),
+        setting=_optional(raw, "setting", dict, {}),
+        metric=_require(raw, "metric", str),
+        record_metric=_require(raw, "record_metric", str),
+        comparable=raw.get("comparable") is True,
+        why=str(raw.get("why") or ""),
+    )

@@ -1,0 +1,204 @@
+"""The sections of a report: one experiment each, or several that are the columns of one table of the paper.
+
+Office-31 is the case for the second kind: each transfer, such as Amazon to DSLR, is an experiment with its own data,
+and Table 7 has one column for each and their mean.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shared.report.aggregate import (
+    Cell,
+    Grid,
+    PaperNumber,
+    Row,
+    batch_size_grid,
+    compared_metrics,
+    group_number_grid,
+    norm_labels,
+)
+from shared.report.experiments import Experiment
+from shared.report.paper import load_paper_tables, paper_entry
+from shared.report.records import PaperReference
+from shared.report.statistics import summarise
+from shared.report.wording import PRETTY, pretty
+
+MEAN = "mean"
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the report.
+
+    Args:
+        slug: Short unique name, fit for files and anchors.
+        experiments: One, or one per column.
+        grids: Main tables, the headline metric first.
+        sweeps: Tables over the number of groups.
+    """
+
+    slug: str
+    experiments: tuple[Experiment, ...]
+    grids: tuple[Grid, ...]
+    sweeps: tuple[Grid, ...]
+
+    @property
+    def heading(self) -> str:
+        """Task and config."""
+        first = self.experiments[0].first
+        return f"{pretty(first.task)}, config {first.config}"
+
+    @property
+    def subject(self) -> str:
+        """Data and model in words, such as "10,000 CIFAR-10 images with ResNet-20"."""
+        return f"{describe_data(self.experiments)} with {pretty(self.experiments[0].first.model)}"
+
+
+def describe_data(experiments: Sequence[Experiment]) -> str:
+    """Name the data set; with its number of training images where that is not the whole set."""
+    dataset = experiments[0].first.dataset
+    name = pretty(str(dataset.get("name", "unknown data")))
+    counts = {experiment.first.dataset.get("train") for experiment in experiments}
+    whole = all(experiment.first.dataset.get("full") is True for experiment in experiments)
+    only = counts.pop() if len(counts) == 1 else None
+    if isinstance(only, int) and not (whole and dataset.get("name") in PRETTY):
+        return f"{only:,} {name} images"
+    return name if whole else f"a part of {name}"
+
+
+def make_sections(experiments: Sequence[Experiment]) -> list[Section]:
+    """Put experiments into sections.
+
+    Args:
+        experiments: In the order of the report.
+
+    Returns:
+        Sections in the same order; each experiment is in exactly one.
+    """
+    families: dict[str, list[Experiment]] = defaultdict(list)
+    for experiment in experiments:
+        families[_family(experiment)].append(experiment)
+    sections = []
+    for family in families.values():
+        key = _paper_column(family) if len(family) > 1 else None
+        if key:
+            sections.append(_section_of_columns(family, key))
+        else:
+            sections.extend(_section_of_one(experiment) for experiment in family)
+    return sections
+
+
+def _family(experiment: Experiment) -> str:
+    first = experiment.first
+    reference = _headline_reference(experiment)
+    shared: list[Any] = [first.task, first.config, first.model, first.dataset.get("name"), first.headline]
+    shared += [first.selection, dict(experiment.protocol), experiment.following]
+    shared += [reference.table, reference.metric] if reference else [experiment.slug]
+    return json.dumps(shared, sort_keys=True, default=str)
+
+
+def _headline_reference(experiment: Experiment) -> PaperReference | None:
+    matches = (
+        entry for record in experiment.records for entry in record.paper if entry.record_metric == record.headline
+    )
+    return next(matches, None)
+
+
+def _column_setting(experiment: Experiment) -> Mapping[str, int | str]:
+    reference = _headline_reference(experiment)
+    setting = reference.setting if reference else {}
+    return {key: value for key, value in setting.items() if key not in ("batch_size", "num_groups")}
+
+
+def _paper_column(family: Sequence[Experiment]) -> str | None:
+    """The one key of the paper's setting that tells these experiments apart; None where there is no such key."""
+    settings = [_column_setting(experiment) for experiment in family]
+    sizes = {record.batch_size for experiment in family for record in experiment.records}
+    varying = {key for setting in settings for key in setting if len({str(other.get(key)) for other in settings}) > 1}
+    if len(varying) != 1 or len(sizes) != 1:
+        return None
+    key = varying.pop()
+    return key if len({str(setting.get(key)) for setting in settings}) == len(family) else None
+
+
+def _section_of_one(experiment: Experiment) -> Section:
+    metrics = compared_metrics(experiment)
+    sweeps = (group_number_grid(experiment, metric) for metric in metrics)
+    return Section(
+        slug=experiment.slug,
+        experiments=(experiment,),
+        grids=tuple(batch_size_grid(experiment, metric) for metric in metrics),
+        sweeps=tuple(sweep for sweep in sweeps if sweep),
+    )
+
+
+def _section_of_columns(family: Sequence[Experiment], key: str) -> Section:
+    reference = _headline_reference(family[0])
+    entries = load_paper_tables()[reference.table].entries if reference else ()
+    order = list(dict.fromkeys(str(entry.setting.get(key)) for entry in entries))
+    names = {experiment.slug: str(_column_setting(experiment)[key]) for experiment in family}
+    ranks = {name: order.index(name) if name in order else len(order) for name in names.values()}
+    members = sorted(family, key=lambda experiment: (ranks[names[experiment.slug]], names[experiment.slug]))
+    metrics = dict.fromkeys(metric for experiment in members for metric in compared_metrics(experiment))
+    columns = {names[experiment.slug]: experiment for experiment in members}
+    return Section(
+        slug=f"{members[0].slug}-by-{key}",
+        experiments=tuple(members),
+        grids=tuple(_grid_of_columns(columns, key, metric) for metric in metrics),
+        sweeps=(),
+    )
+
+
+def _grid_of_columns(columns: Mapping[str, Experiment], key: str, metric: str) -> Grid:
+    grids = {name: batch_size_grid(experiment, metric) for name, experiment in columns.items()}
+    labels = norm_labels({row.norm for grid in grids.values() for row in grid.rows})
+    rows = tuple(Row(norm, label) for norm, label in labels.items())
+    cells: dict[tuple[Row, int | str | None], Cell] = {}
+    for row in rows:
+        for name, grid in grids.items():
+            cell = grid.cells.get((row, grid.columns[0]))
+            if cell:
+                cells[row, name] = cell
+        present = [cells[row, name] for name in grids if (row, name) in cells]
+        if len(present) == len(grids):
+            cells[row, MEAN] = _mean_cell(row, present, columns, key, metric)
+    shown = (*grids, MEAN) if any((row, MEAN) in cells for row in rows) else tuple(grids)
+    return Grid(metric, key, rows, shown, cells)
+
+
+def _mean_cell(row: Row, cells: Sequence[Cell], columns: Mapping[str, Experiment], key: str, metric: str) -> Cell:
+    """Mean over the columns, seed by seed, for the seeds that finished in each column."""
+    seeds = set.intersection(*(set(cell.by_seed) for cell in cells))
+    return Cell(
+        by_seed={seed: summarise([cell.by_seed[seed] for cell in cells]).mean for seed in sorted(seeds)},
+        runs=tuple(run for cell in cells for run in cell.runs),
+        num_diverged=sum(cell.num_diverged for cell in cells),
+        num_groups=None,
+        unit=next((cell.unit for cell in cells if cell.unit), ""),
+        intervals={},
+        paper=_paper_mean(row, columns, key, metric),
+    )
+
+
+def _paper_mean(row: Row, columns: Mapping[str, Experiment], key: str, metric: str) -> PaperNumber | None:
+    """The paper's own mean, where its table has one and we have all of its columns."""
+    references = [
+        next((entry for record in experiment.records for entry in record.paper if entry.record_metric == metric), None)
+        for experiment in columns.values()
+    ]
+    first = references[0]
+    if first is None or None in references:
+        return None
+    entries = load_paper_tables()[first.table].entries
+    wanted = {str(entry.setting.get(key)) for entry in entries if entry.metric == first.metric} - {MEAN}
+    if wanted != set(columns):
+        return None
+    try:
+        entry = paper_entry(table=first.table, norm=row.norm, setting={key: MEAN}, metric=first.metric)
+    except ValueError:
+        return None
+    comparable = all(reference.comparable for reference in references if reference)
+    return PaperNumber(entry, first.table, comparable, first.why) if entry else None

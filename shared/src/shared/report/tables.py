@@ -1,0 +1,235 @@
+"""Tables as text: what stands in each cell, and the tables as Markdown and CSV."""
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from shared.report.aggregate import Cell, Grid, Row
+from shared.report.records import Record
+from shared.report.sections import Section
+from shared.report.wording import MISSING, metric_name, number, plural, signed
+
+Column = int | str | None
+TABLE_FIELDS = (
+    "norm", "column", "mean", "sd", "seeds", "runs", "diverged", "num_groups", "unit",
+    "paper", "paper_table", "paper_comparable", "difference",
+)  # fmt: skip
+RUN_FIELDS = (
+    "task", "config", "model", "dataset", "norm", "num_groups", "batch_size", "seed", "axes", "status", "metric",
+    "value", "ci95_low", "ci95_high", "n", "unit", "headline", "selection", "run", "commit", "device",
+    "wall_time_seconds", "images_per_second", "peak_memory_bytes", "command",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CellText:
+    """What a reader sees in one cell.
+
+    Args:
+        value: "61.23 ± 0.51 (3)", or X, or empty where only a divergence is to be told.
+        groups: "G = 256"; empty without groups.
+        diverged: "diverged (1 of 3)"; empty where none did.
+        paper: "paper 77.104"; empty where the paper has no number.
+        comparable: Whether the paper's number may be compared.
+        difference: "ours − paper" with its sign; empty unless comparable.
+        best: Whether the cell has the best mean of its column.
+        hint: Seeds and runs behind the value.
+    """
+
+    value: str
+    groups: str
+    diverged: str
+    paper: str
+    comparable: bool
+    difference: str
+    best: bool
+    hint: str
+
+
+def cell_text(grid: Grid, row: Row, column: Column, *, best: Row | None) -> CellText:
+    """Write one cell of a table.
+
+    Args:
+        grid: The table.
+        row: Norm.
+        column: Column value.
+        best: The row that `grid.best(column)` gave, looked up once per column.
+
+    Returns:
+        The parts of the cell.
+    """
+    cell = grid.cells.get((row, column))
+    if cell is None:
+        return CellText(MISSING, "", "", "", comparable=False, difference="", best=False, hint="no run")
+    comparable = bool(cell.paper and cell.paper.comparable)
+    return CellText(
+        value=_value(cell),
+        groups=f"G = {cell.num_groups}" if cell.num_groups is not None and grid.column_name[:6] != "number" else "",
+        diverged=f"diverged ({cell.num_diverged} of {len(cell.runs)})" if cell.num_diverged else "",
+        paper=_paper(cell),
+        comparable=comparable,
+        difference=_difference(cell) if comparable else "",
+        best=best == row,
+        hint=_hint(cell),
+    )
+
+
+def _value(cell: Cell) -> str:
+    summary = cell.summary
+    if summary is None:
+        return "" if cell.num_diverged else MISSING
+    spread = f" ± {number(summary.deviation, cell.unit)}" if summary.deviation is not None else ""
+    return f"{number(summary.mean, cell.unit)}{spread} ({summary.n})"
+
+
+def _paper(cell: Cell) -> str:
+    if cell.paper is None:
+        return ""
+    return "paper diverged" if cell.paper.number is None else f"paper {cell.paper.entry.printed}"
+
+
+def _difference(cell: Cell) -> str:
+    """Ours minus the paper's, where both are numbers in %."""
+    summary = cell.summary
+    if summary is None or cell.unit != "%" or cell.paper is None or cell.paper.number is None:
+        return ""
+    return signed(summary.mean - cell.paper.number, cell.unit)
+
+
+def _hint(cell: Cell) -> str:
+    parts = []
+    for seed, value in cell.by_seed.items():
+        interval = cell.intervals.get(seed)
+        bounds = f" [{number(interval[0], cell.unit)}, {number(interval[1], cell.unit)}]" if interval else ""
+        parts.append(f"seed {seed}: {number(value, cell.unit)}{bounds}")
+    return "; ".join(parts) if parts else plural(len(cell.runs), "run")
+
+
+def incomparable_reasons(grid: Grid) -> list[str]:
+    """Why the paper's numbers of this table are grey, each reason once."""
+    reasons = [
+        cell.paper.why or "the records give no reason"
+        for cell in grid.cells.values()
+        if cell.runs and cell.paper and not cell.paper.comparable
+    ]
+    return list(dict.fromkeys(reasons))
+
+
+def caption(grid: Grid) -> str:
+    """Say what the numbers of a table are."""
+    unit = next((cell.unit for cell in grid.cells.values() if cell.unit), "")
+    return f"{metric_name(grid.metric)}{f' in {unit}' if unit else ''}, by {grid.column_name}"
+
+
+def table_markdown(grid: Grid) -> str:
+    """Write a table as Markdown. A paper number in square brackets is not comparable."""
+    header = [grid.column_name, *("?" if column is None else str(column) for column in grid.columns)]
+    lines = [_markdown_line(header), _markdown_line(["---"] * len(header))]
+    best = {column: grid.best(column) for column in grid.columns}
+    for row in grid.rows:
+        texts = [cell_text(grid, row, column, best=best[column]) for column in grid.columns]
+        lines.append(_markdown_line([row.label, *(_markdown_cell(text) for text in texts)]))
+    notes = [f"[paper …] is not comparable: {reason}." for reason in incomparable_reasons(grid)]
+    return "\n".join([*lines, *(f"\n{_flat(note)}" for note in notes)]) + "\n"
+
+
+def _markdown_line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(_flat(cell) for cell in cells)} |"
+
+
+def _flat(text: str) -> str:
+    for letter, replacement in (("\\", "\\\\"), ("|", "\\|"), ("<", "&lt;"), ("\n", " "), ("\r", " ")):
+        text = text.replace(letter, replacement)
+    return text
+
+
+def _markdown_cell(text: CellText) -> str:
+    value = f"**{text.value}**" if text.best else text.value
+    paper = text.paper if text.comparable or not text.paper else f"[{text.paper}]"
+    difference = f"Δ {text.difference}" if text.difference else ""
+    return " · ".join(part for part in (value, text.groups, text.diverged, paper, difference) if part)
+
+
+def table_csv(grid: Grid) -> str:
+    """Write a table as CSV, one line per cell."""
+    lines = []
+    for row in grid.rows:
+        for column in grid.columns:
+            cell = grid.cells.get((row, column))
+            if cell:
+                lines.append((row.norm, column, *_csv_cell(cell)))
+    return _csv(TABLE_FIELDS, lines)
+
+
+def _csv_cell(cell: Cell) -> tuple[object, ...]:
+    summary = cell.summary
+    paper = cell.paper
+    difference = ""
+    if summary and paper and paper.comparable and cell.unit == "%" and paper.number is not None:
+        difference = repr(round(summary.mean - paper.number, 6))
+    return (
+        summary.mean if summary else None,
+        summary.deviation if summary else None,
+        " ".join(str(seed) for seed in cell.by_seed),
+        len(cell.runs),
+        cell.num_diverged,
+        cell.num_groups,
+        cell.unit,
+        paper.entry.value if paper else None,
+        paper.table if paper else None,
+        paper.comparable if paper else None,
+        difference,
+    )
+
+
+def runs_csv(records: Iterable[Record]) -> str:
+    """Write every metric of every run as CSV, one line each; a diverged run has one line without a value."""
+    return _csv(RUN_FIELDS, [line for record in records for line in _run_lines(record)])
+
+
+def _run_lines(record: Record) -> list[tuple[object, ...]]:
+    axes = " ".join(f"{name}={value}" for name, value in sorted(record.axes.items()))
+    start = (
+        record.task, record.config, record.model, record.dataset.get("name"), record.norm, record.num_groups,
+        record.batch_size, record.seed, axes, record.status,
+    )  # fmt: skip
+    cost = tuple(record.number(name) for name in ("wall_time_seconds", "images_per_second", "peak_memory_bytes"))
+    tail = (record.selection, record.run, record.commit, record.device, *cost, record.raw.get("command"))
+    if not record.metrics:
+        return [(*start, record.headline, None, None, None, None, None, True, *tail)]
+    return [
+        (
+            *start,
+            name,
+            metric.value,
+            *(metric.ci95 or (None, None)),
+            metric.n,
+            metric.unit,
+            name == record.headline,
+            *tail,
+        )
+        for name, metric in record.metrics.items()
+    ]
+
+
+def _csv(fields: Iterable[str], lines: Iterable[tuple[object, ...]]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(fields)
+    writer.writerows(lines)
+    return stream.getvalue()
+
+
+def section_files(section: Section) -> dict[str, str]:
+    """Name and content of the files of a section's tables: one Markdown and one CSV file for each."""
+    files = {}
+    for kind, grids in (("", section.grids), ("-groups", section.sweeps)):
+        for grid in grids:
+            metric = "".join(letter if letter.isalnum() else "_" for letter in grid.metric)
+            stem = f"{section.slug}-{metric}{kind}"
+            title = f"# {section.heading}: {caption(grid)}"
+            note = f"{section.subject}. Mean ± sd over seeds (number of seeds)."
+            files[f"{stem}.md"] = f"{title}\n\n{note}\n\n{table_markdown(grid)}"
+            files[f"{stem}.csv"] = table_csv(grid)
+    return files

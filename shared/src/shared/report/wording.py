@@ -1,0 +1,76 @@
+"""How numbers, names and sizes are written for a reader."""
+
+import re
+
+PRETTY = {
+    "cifar10": "CIFAR-10",
+    "imagenet": "ImageNet",
+    "miniimagenet": "miniImageNet",
+    "office31": "Office-31",
+    "classification": "Image classification",
+    "adversarial": "Adversarial training",
+    "fewshot": "Few-shot learning",
+    "uda": "Unsupervised domain adaptation",
+    "nas": "Architecture search",
+}
+MISSING = "X"
+NOT_APPLICABLE = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+
+
+def pretty(name: str) -> str:
+    """Write a data set, model or task as people do: `resnet20` is ResNet-20; unknown names stay as they are."""
+    if name in PRETTY:
+        return PRETTY[name]
+    return re.sub(r"^wrn-", "WRN-", re.sub(r"^resnet-?(\d+)", r"ResNet-\1", name))
+
+
+def number(value: float, unit: str, *, digits: int = 2) -> str:
+    """Write a measured value: fixed digits for percentages, four significant digits otherwise."""
+    return f"{value:.{digits}f}" if unit == "%" else f"{value:.4g}"
+
+
+def signed(value: float, unit: str, *, digits: int = 2) -> str:
+    """Write a difference with its sign; the minus is a real one."""
+    text = number(abs(value), unit, digits=digits)
+    if float(text) == 0:
+        return text
+    return f"{MINUS if value < 0 else '+'}{text}"
+
+
+def with_unit(text: str, unit: str) -> str:
+    """Append the unit, with a space that does not break."""
+    return f"{text}\u00a0{unit}" if unit else text
+
+
+def metric_name(name: str) -> str:
+    """Write a metric's name: `test/top1` is "test top1"."""
+    return name.replace("/", " ").replace("_", " ")
+
+
+def listed(words: list[str]) -> str:
+    """Join words as prose does: "a, b and c"."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def seeds(n: int) -> str:
+    """Write a number of seeds."""
+    return plural(n, "seed")
+
+
+def plural(n: int, noun: str) -> str:
+    """Write a count with its noun: "1 run", "3 runs"."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Write a time: "81 s", "12 min", "3.4 h"."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def memory(num_bytes: float) -> str:
+    """Write an amount of memory in binary units."""
+    mebibytes = num_bytes / 2**20
+    return f"{mebibytes:.0f} MiB" if mebibytes < 1024 else f"{mebibytes / 1024:.1f} GiB"

@@ -1,0 +1,98 @@
+"""Write the files of a report: whole files at once, and no leftovers of an earlier report."""
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from shared.report.answer import answers
+from shared.report.experiments import split_into_experiments
+from shared.report.figures import opaque_svg
+from shared.report.page import TITLE, draw_section, render_page
+from shared.report.reading import RecordSet
+from shared.report.sections import Section, make_sections
+from shared.report.tables import caption, runs_csv, section_files, table_markdown
+
+GENERATED = "generated.txt"
+
+
+def write_report(found: RecordSet, out: Path) -> list[Section]:
+    """Write `report.html`, `results.csv`, `results.md` and `tables/` into a folder.
+
+    Args:
+        found: The records.
+        out: The folder; it is made.
+
+    Returns:
+        The sections of the report.
+    """
+    sections = make_sections(split_into_experiments(found.records))
+    out.mkdir(parents=True, exist_ok=True)
+    replace_file(out / "report.html", render_page(sections, found.left_out))
+    replace_file(out / "results.csv", runs_csv(found.records))
+    replace_file(out / "results.md", results_markdown(sections, found))
+    write_folder(out / "tables", table_files(sections))
+    return sections
+
+
+def table_files(sections: Sequence[Section]) -> dict[str, str]:
+    """Name and content of every table file."""
+    return {name: text for section in sections for name, text in section_files(section).items()}
+
+
+def figure_files(sections: Sequence[Section]) -> dict[str, str]:
+    """Name and content of the main figures of each section, as files of their own."""
+    return {
+        f"{section.slug}-{number}.svg": opaque_svg(figure)
+        for section in sections
+        for number, figure in enumerate(draw_section(section).main, start=1)
+    }
+
+
+def results_markdown(sections: Sequence[Section], found: RecordSet) -> str:
+    """Write the answers and the tables as Markdown, short enough for a job summary."""
+    lines = [f"# {TITLE}", ""]
+    if not sections:
+        lines += ["There are no finished runs yet. Make one: `make task=fewshot norm=bgn`.", ""]
+    for section in sections:
+        lines += [f"## {section.heading}", "", answers(section)[0], ""]
+        for grid in (*section.grids, *section.sweeps):
+            lines += [f"Mean ± sd over seeds (number of seeds): {caption(grid)}", "", table_markdown(grid)]
+    if found.left_out:
+        lines += ["## Left out", "", *(f"* `{entry.source}`: {entry.reason}" for entry in found.left_out), ""]
+    return "\n".join(lines)
+
+
+def write_folder(folder: Path, files: Mapping[str, str]) -> None:
+    """Write a folder of generated files and remove those that an earlier call wrote and this one does not.
+
+    Args:
+        folder: The folder; `generated.txt` in it lists what was written, so that nothing else is ever removed.
+        files: Content by file name.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    listing = folder / GENERATED
+    earlier = set(listing.read_text(encoding="utf-8").split("\n")) if listing.is_file() else set()
+    for name in sorted(earlier - files.keys()):
+        if name and Path(name).name == name:
+            (folder / name).unlink(missing_ok=True)
+    for name, text in files.items():
+        replace_file(folder / name, text)
+    replace_file(listing, "".join(f"{name}\n" for name in sorted(files)))
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Put a whole file in place at once: a reader sees the old one or the new one, never a part."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)  # mkstemp makes files that only their owner can read
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,146 @@
+"""Records as the runs write them, and a reader for the HTML that comes out."""
+
+import copy
+import json
+from html.parser import HTMLParser
+
+import pytest
+
+VOID = {"meta", "br", "img", "hr", "link", "input"}
+
+
+def _record(norm="bn", value=60.0, *, batch_size=64, seed=0, metric="test/top1", **changes):
+    run = f"classification-{norm}-bs{batch_size}-s{seed}-{changes.pop('suffix', '00000000')}"
+    record = {
+        "schema": 1,
+        "run": run,
+        "status": "done",
+        "task": "classification",
+        "config": "cifar10",
+        "norm": norm,
+        "num_groups": {"gn": 32, "gbgn": 32, "bgn": 256}.get(norm),
+        "batch_size": batch_size,
+        "seed": seed,
+        "axes": {"virtual_workers": 1},
+        "model": "resnet20",
+        "dataset": {"name": "cifar10", "train": 10000, "test": 10000, "full": False, "checksum": "sha256:aa"},
+        "headline": metric,
+        "metrics": {metric: {"value": value, "ci95": [value - 1, value + 1], "n": 10000, "unit": "%"}},
+        "selection": "median of the last five epochs",
+        "protocol": {"epochs": 10, "lr": 0.1},
+        "curves": {metric: [[1, value / 2], [2, value]], "train/loss": [[1, 1.9], [2, 1.2]]},
+        "paper": [
+            {
+                "table": 2,
+                "setting": {"batch_size": batch_size},
+                "metric": "top1",
+                "record_metric": metric,
+                "comparable": False,
+                "why": "CIFAR-10, not ImageNet",
+            }
+        ],
+        "readings": ["running variance unbiased"],
+        "norm_audit": {
+            "num_layers": 7,
+            "layers": [
+                {
+                    "shape": [16, 32, 32],
+                    "num_groups": 256,
+                    "count": 7,
+                    "values_per_statistic": 4096,
+                    "straddling": False,
+                    "fallback": None,
+                }
+            ],
+        },
+        "commit": "abc1234",
+        "dirty": False,
+        "versions": {"python": "3.11.7"},
+        "device": "cpu (a test)",
+        "wall_time_seconds": 80.0,
+        "images_per_second": 800.0,
+        "peak_memory_bytes": 2**28,
+        "wandb": {"mode": "offline", "id": "x", "url": None},
+        "command": f"make task=classification norm={norm} batch_size={batch_size} seed={seed}",
+        "finished": "2026-11-22T18:00:00+00:00",
+    }
+    record.update(changes)
+    return copy.deepcopy(record)
+
+
+@pytest.fixture
+def make_record():
+    return _record
+
+
+@pytest.fixture
+def write_runs(tmp_path):
+    """Write records as run folders and return the folder of them all."""
+
+    def write(records, name="runs"):
+        root = tmp_path / name
+        for record in records:
+            folder = root / record["task"] / record["run"]
+            folder.mkdir(parents=True)
+            (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
+        root.mkdir(exist_ok=True)
+        return root
+
+    return write
+
+
+@pytest.fixture
+def read(write_runs):
+    """Send records through the files and back."""
+    from shared.report.reading import read_records
+
+    def send(records):
+        return read_records(runs=write_runs(records), results=None).records
+
+    return send
+
+
+class Page(HTMLParser):
+    """Tables as lists of rows of texts; checks on the way that tags are closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tables, self.ids, self.tags, self.texts, self.titles = [], [], [], [], []
+        self._open = []
+        self.feed(text)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        attributes = dict(attrs)
+        assert len(attributes) == len(attrs)
+        if "id" in attributes:
+            self.ids.append(attributes["id"])
+        if "title" in attributes:
+            self.titles.append(attributes["title"])
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.ids.extend(value for name, value in attrs if name == "id")
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+        if "td" in self._open or "th" in self._open:
+            self.tables[-1][-1][-1] += f" {data}" if self.tables[-1][-1][-1] else data
+
+
+@pytest.fixture
+def parse_page():
+    return Page

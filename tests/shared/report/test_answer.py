@@ -1,0 +1,107 @@
+"""The sentence a newcomer reads first."""
+
+import json
+
+import pytest
+from shared.report.answer import answers
+from shared.report.experiments import split_into_experiments
+from shared.report.records import parse_record
+from shared.report.sections import make_sections
+
+
+def answer(records):
+    (section,) = make_sections(split_into_experiments(parse_record(json.dumps(record)) for record in records))
+    return answers(section)
+
+
+def runs(make_record, values, **changes):
+    return [
+        make_record(norm, value, seed=seed, **changes)
+        for norm, seeds in values.items()
+        for seed, value in enumerate(seeds)
+    ]
+
+
+def test_inside_seed_noise(make_record):
+    """Differences 0, 1, −0.4: mean 0.2, sd 0.721, t interval 0.2 ± 4.303 · 0.416 = −1.59 to 1.99."""
+    (text,) = answer(
+        runs(make_record, {"gn": [61.0, 61.6, 61.2], "bgn": [61.0, 60.6, 61.6], "bn": [50.0, 50.1, 50.2]})
+    )
+    assert text.replace("\u00a0", " ") == (
+        "On 10,000 CIFAR-10 images with ResNet-20, batch size 64, GN came first: 61.3 ± 0.3 % test top1 (3 seeds); "
+        "then BGN 61.1 ± 0.5 % (3 seeds); the difference of 0.20 is inside seed noise "
+        "(95 % interval \N{MINUS SIGN}1.59 to +1.99). "
+        "In the paper, BGN came first of these norms (77.1 %)."
+    )
+
+
+def test_outside_seed_noise(make_record):
+    (text,) = answer(runs(make_record, {"gn": [61.0, 62.0, 63.0], "bn": [60.0, 61.1, 62.0]}))
+    assert "the difference of 0.97 is outside seed noise (95 % interval +0.82 to +1.11)." in text
+
+
+def test_others_inside_the_noise_are_named(make_record):
+    (text,) = answer(runs(make_record, {"gn": [60.0, 64.0], "bn": [63.0, 60.0], "ln": [62.0, 60.0], "in": [1.0, 1.1]}))
+    assert "Also inside seed noise of GN: LN." in text
+
+
+def test_one_seed_decides_nothing(make_record):
+    (text,) = answer(runs(make_record, {"gn": [61.0], "bn": [50.0]}))
+    assert "one seed decides nothing, so run more seeds before you choose." in text
+    assert "±" not in text
+
+
+def test_one_norm_has_nothing_to_compare_with(make_record):
+    (text,) = answer(runs(make_record, {"gn": [61.0]}))
+    assert text.replace("\u00a0", " ") == (
+        "On 10,000 CIFAR-10 images with ResNet-20, batch size 64, only GN 61.0 % (1 seed) has been run: there is "
+        "nothing to compare it with yet."
+    )
+
+
+def test_diverged_norms_are_named_and_not_ranked(make_record):
+    records = runs(make_record, {"gn": [61.0], "bn": [50.0]})
+    records += [make_record("ln", 99.0), make_record("ln", seed=1, status="diverged", metrics={})]
+    (text,) = answer(records)
+    assert "GN came first" in text
+    assert "LN diverged in 1 of 2 runs and is not ranked." in text
+
+
+def test_nothing_finished(make_record):
+    (text,) = answer([make_record("ln", status="diverged", metrics={})])
+    assert "no norm has a finished run yet. LN diverged in 1 of 1 run and is not ranked." in text
+
+
+def test_several_columns_are_averaged_and_then_told_one_by_one(make_record):
+    records = runs(make_record, {"bn": [62.0, 63.0], "gn": [60.0, 61.0]}, batch_size=64)
+    records += runs(make_record, {"bn": [50.0, 51.0], "gn": [60.0, 61.5]}, batch_size=2)
+    whole, large, small = answer(records)
+    assert whole.startswith(
+        "On 10,000 CIFAR-10 images with ResNet-20, averaged over batch sizes 64 to 2, GN came first: 60.6"
+    )
+    assert "In the paper, GN came first of these norms" in whole
+    assert large.startswith("At batch size 64, BN came first: 62.5")
+    assert small.startswith("At batch size 2, GN came first: 60.8")
+
+
+def test_incomplete_norms_are_not_ranked_over_columns(make_record):
+    records = runs(make_record, {"bn": [62.0], "gn": [60.0], "ln": [90.0]}, batch_size=64)
+    records += runs(make_record, {"bn": [50.0], "gn": [60.0]}, batch_size=2)
+    whole, *_ = answer(records)
+    assert "GN came first" in whole
+    assert "Not ranked, because a run is missing: LN." in whole
+
+
+@pytest.mark.parametrize(
+    ("dataset", "start"),
+    [
+        ({"name": "cifar10", "train": 50000, "full": True}, "On CIFAR-10 with"),
+        ({"name": "cifar10", "train": 5000, "full": False}, "On 5,000 CIFAR-10 images with"),
+        ({"name": "cifar10"}, "On a part of CIFAR-10 with"),
+        ({"name": "embedded", "train": 4000, "full": True}, "On 4,000 embedded images with"),
+        ({}, "On a part of unknown data with"),
+    ],
+)
+def test_the_data_are_named(make_record, dataset, start):
+    (text,) = answer([make_record(dataset=dataset)])
+    assert text.startswith(start)

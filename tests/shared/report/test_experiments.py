@@ -1,0 +1,148 @@
+"""Which runs may stand in one table."""
+
+import json
+import random
+from collections import Counter, defaultdict
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shared.report.experiments import count, split_into_experiments
+from shared.report.records import parse_record
+
+
+def parse(records):
+    return [parse_record(json.dumps(record)) for record in records]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"task": "adversarial"},
+        {"config": "paper"},
+        {"model": "resnet56"},
+        {"dataset": {"name": "cifar10", "train": 10000, "test": 10000, "full": False, "checksum": "sha256:bb"}},
+        {"dataset": {"name": "cifar10", "train": 5000, "test": 10000, "full": False, "checksum": "sha256:aa"}},
+        {"protocol": {"epochs": 11, "lr": 0.1}},
+        {"protocol": {"epochs": 10, "lr": 0.2}},
+        {"protocol": {"epochs": 10, "lr": 0.1, "nesterov": True}},
+        {"axes": {"virtual_workers": 2}},
+        {"axes": {"virtual_workers": 1, "transfer": "ad"}},
+        {"selection": "last epoch"},
+        {"metric": "test/top5"},
+    ],
+)
+def test_another_setting_is_another_experiment(make_record, changes):
+    experiments = split_into_experiments(parse([make_record(), make_record(suffix="other", **changes)]))
+    assert [len(experiment.records) for experiment in experiments] == [1, 1]
+    assert len({experiment.slug for experiment in experiments}) == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"commit": "fff"},
+        {"device": "cuda"},
+        {"num_groups": 4},
+        {"readings": ["another"]},
+        {"status": "diverged"},
+    ],
+)
+def test_cell_axes_and_circumstances_are_not(make_record, changes):
+    records = parse([make_record("bgn"), make_record("bgn", suffix="other", **changes)])
+    assert [len(experiment.records) for experiment in split_into_experiments(records)] == [2]
+
+
+def test_commits_are_counted(make_record):
+    records = [make_record(seed=seed, commit="abc" if seed else "def") for seed in range(3)]
+    (experiment,) = split_into_experiments(parse(records))
+    assert experiment.commits == {"abc": 2, "def": 1}
+    assert list(count(["b", "a", "b", "c"])) == ["b", "a", "c"]
+
+
+@pytest.mark.parametrize(
+    "rate",
+    [lambda _: 0.1, lambda size: 0.1 * size / 64, lambda size: 0.1 * (size / 64) ** 0.5, lambda size: 6.4 / size],
+    ids=["constant", "proportional", "square root", "inverse"],
+)
+def test_learning_rate_may_follow_the_batch_size(make_record, rate):
+    records = [
+        make_record(norm, batch_size=size, protocol={"epochs": 10, "lr": rate(size)})
+        for norm in ("bn", "gn")
+        for size in (64, 32, 2)
+    ]
+    (experiment,) = split_into_experiments(parse(records))
+    assert len(experiment.records) == 6
+    assert experiment.following.get("lr", {}) == ({} if rate(2) == 0.1 else {size: rate(size) for size in (64, 32, 2)})
+
+
+def test_a_second_learning_rate_stands_apart_and_the_sweep_stays_whole(make_record):
+    sweep = [make_record(batch_size=size, protocol={"lr": 0.1 * size / 64}) for size in (64, 32, 16)]
+    extra = make_record(batch_size=32, protocol={"lr": 0.1}, suffix="extra")
+    whole, single = split_into_experiments(parse([*sweep, extra]))
+    assert [record.batch_size for record in whole.records] == [16, 32, 64]
+    assert single.records[0].run == extra["run"]
+
+
+def test_two_layouts_of_workers_are_not_mixed(make_record):
+    """Eight workers throughout, and 128 images in all however many workers: they meet at batch size 16."""
+    eight = [
+        make_record(batch_size=size, axes={"virtual_workers": 8}, protocol={"lr": size / 320}) for size in (32, 16, 2)
+    ]
+    fixed = [
+        make_record(batch_size=size, axes={"virtual_workers": 128 // size}, protocol={"lr": 0.1}, suffix="fixed")
+        for size in (32, 2)
+    ]
+    parts = split_into_experiments(parse([*eight, *fixed]))
+    layouts = [{record.batch_size: record.axes["virtual_workers"] for record in part.records} for part in parts]
+    assert layouts == [{16: 8, 2: 8, 32: 8}, {2: 64, 32: 4}]
+
+
+setting = st.fixed_dictionaries(
+    {
+        "norm": st.sampled_from(["bn", "gn", "bgn", "mine:Norm"]),
+        "batch_size": st.sampled_from([2, 8, 64]),
+        "seed": st.integers(0, 2),
+        "epochs": st.sampled_from([1, 2]),
+        "lr": st.sampled_from([0.1, 0.2, 0.0125, 0.00625]),
+        "workers": st.sampled_from([1, 8]),
+    }
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(setting, max_size=30), st.randoms(use_true_random=False))
+def test_every_run_is_in_one_experiment_and_no_column_mixes(settings_drawn, shuffler: random.Random):
+    base = {"schema": 1, "status": "done", "task": "t", "headline": "m", "metrics": {"m": {"value": 1.0}}}
+    records = parse(
+        base
+        | {key: drawn[key] for key in ("norm", "batch_size", "seed")}
+        | {"run": f"run{index}", "protocol": {"epochs": drawn["epochs"], "lr": drawn["lr"]}}
+        | {"axes": {"virtual_workers": drawn["workers"]}}
+        for index, drawn in enumerate(settings_drawn)
+    )
+    experiments = split_into_experiments(records)
+    assert Counter(record.run for part in experiments for record in part.records) == Counter(r.run for r in records)
+    for experiment in experiments:
+        by_column = defaultdict(set)
+        for record in experiment.records:
+            by_column[record.batch_size].add(json.dumps([record.protocol, record.axes], sort_keys=True))
+        assert all(len(protocols) == 1 for protocols in by_column.values())
+        assert len({record.protocol["epochs"] for record in experiment.records}) == 1
+    shuffler.shuffle(records)
+    assert split_into_experiments(records) == experiments
+
+
+def test_experiments_come_in_the_order_of_the_papers_tables(make_record):
+    later = make_record(
+        task="adversarial", run="later", paper=[{"table": 5, "metric": "robust_top1", "record_metric": "m"}]
+    )
+    none = make_record(task="aaa", run="none", paper=[])
+    tasks = [part.first.task for part in split_into_experiments(parse([none, later, make_record()]))]
+    assert tasks == ["classification", "adversarial", "aaa"]
+
+
+def test_slugs_are_fit_for_files(make_record):
+    (experiment,) = split_into_experiments(parse([make_record(config="../é x", model="a/b")]))
+    assert set(experiment.slug) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")

@@ -1,0 +1,132 @@
+"""Figures: the numbers drawn, equal bytes for equal input, and what inlining changes."""
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from shared.report.experiments import split_into_experiments
+from shared.report.figures import (
+    MAX_CURVE_POINTS,
+    PALETTE,
+    batch_size_figure,
+    curve_figure,
+    inline_svg,
+    norm_style,
+    opaque_svg,
+    paper_batch_size_figure,
+    seeds_figure,
+)
+from shared.report.paper import load_paper_tables
+from shared.report.records import parse_record
+from shared.report.sections import make_sections
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture
+def section(make_record):
+    values = {"bn": (62.0, 50.0), "gn": (60.0, 58.0), "my.norms:Own": (61.0, 59.0)}
+    records = [
+        make_record(norm, value + seed, seed=seed, batch_size=size)
+        for norm, pair in values.items()
+        for size, value in zip((64, 2), pair, strict=True)
+        for seed in range(2)
+    ]
+    (made,) = make_sections(split_into_experiments(parse_record(json.dumps(record)) for record in records))
+    return made
+
+
+def texts(figure):
+    return ["".join(node.itertext()) for node in ElementTree.fromstring(figure.svg).iter(f"{SVG}text")]
+
+
+def line(figure, colour):
+    """Points of the first drawn line of a colour, in the order of the file."""
+    for path in ElementTree.fromstring(figure.svg).iter(f"{SVG}path"):
+        if f"stroke: {colour.lower()}" in path.get("style", "") and "stroke-width: 1.5" in path.get("style", ""):
+            return [(float(x), float(y)) for x, y in re.findall(r"[ML] (\S+) (\S+)", path.get("d"))]
+    raise AssertionError(f"no line in {colour}")
+
+
+def test_accuracy_over_batch_size_is_drawn_to_scale(section):
+    figure = batch_size_figure(section.grids[0])
+    assert {"64", "2", "BN", "GN", "Own", "batch size per worker"} <= set(texts(figure))
+    (bn_x64, bn_y64), (bn_x2, bn_y2) = line(figure, PALETTE[0])
+    (_, gn_y64), (_, gn_y2) = line(figure, PALETTE[3])
+    assert bn_x64 > bn_x2
+    assert (bn_y64 - bn_y2) / (gn_y64 - gn_y2) == pytest.approx((62.5 - 50.5) / (60.5 - 58.5), rel=0.01)
+
+
+def test_the_papers_figure_has_its_seven_sizes():
+    figure = paper_batch_size_figure(load_paper_tables()[2], {"bn": "BN"})
+    assert {"2", "4", "8", "16", "32", "64", "128", "BN", "bgn"} <= set(texts(figure))
+    assert len(line(figure, PALETTE[0])) == 7
+
+
+def test_norms_without_a_value_are_still_named(make_record):
+    records = [make_record("bn", 60.0), make_record("gn", status="diverged", metrics={})]
+    (made,) = make_sections(split_into_experiments(parse_record(json.dumps(record)) for record in records))
+    assert {"BN", "GN (no value)"} <= set(texts(seeds_figure(made.grids[0], 64)))
+
+
+def test_long_curves_are_thinned_and_keep_their_ends(make_record):
+    points = [[x, 60.0 - 100.0 / x] for x in range(1, 1001)]
+    records = [parse_record(json.dumps(make_record("bn", curves={"test/top1": points})))]
+    (made,) = make_sections(split_into_experiments(records))
+    by_run = {record.run: record for record in records}
+    drawn = line(curve_figure(by_run, "test/top1", made.grids[0], 64), PALETTE[0])
+    assert len(drawn) == MAX_CURVE_POINTS
+    assert curve_figure(by_run, "val/none", made.grids[0], 64) is None
+
+
+def test_curves_average_the_runs_of_the_table_only(make_record):
+    """BGN at batch size 64 has 256 groups by default; the run with G = 1 is in the G sweep, not in the curve."""
+    records = [
+        make_record("bgn", num_groups=groups, suffix=f"g{groups}", curves={"test/top1": [[1, 0.0], [2, height]]})
+        for groups, height in ((256, 10.0), (1, 1000.0))
+    ]
+    parsed = [parse_record(json.dumps(record)) for record in records]
+    (made,) = make_sections(split_into_experiments(parsed))
+    figure = curve_figure({record.run: record for record in parsed}, "test/top1", made.grids[0], 64)
+    assert "1000" not in texts(figure)
+    assert "10" in texts(figure)
+
+
+def test_equal_input_gives_equal_bytes(section):
+    grid = section.grids[0]
+    assert batch_size_figure(grid).svg == batch_size_figure(grid).svg
+    assert seeds_figure(grid, 64).svg == seeds_figure(grid, 64).svg
+
+
+def test_inline_figures_have_ids_of_their_own_and_no_address(section):
+    figure = batch_size_figure(section.grids[0])
+    first, second = inline_svg(figure, "a"), inline_svg(figure, "b")
+    ids = [set(re.findall(r' id="([^"]*)"', text)) for text in (first, second)]
+    assert ids[0]
+    assert not ids[0] & ids[1]
+    for text, known in zip((first, second), ids, strict=True):
+        used = set(re.findall(r'href="#([^"]*)"', text)) | set(re.findall(r"url\(#([^)]*)\)", text))
+        assert used <= known
+        assert "http" not in text
+        assert "currentColor" in text
+
+
+def test_files_of_their_own_are_whole_and_white(section):
+    root = ElementTree.fromstring(opaque_svg(batch_size_figure(section.grids[0])))
+    assert root.tag == f"{SVG}svg"
+    assert (root[0].tag, root[0].get("fill")) == (f"{SVG}rect", "#ffffff")
+
+
+def test_each_norm_has_a_look_of_its_own():
+    from norm_layers.registry import NORMS
+
+    outside = ["x:A", "x:B"]
+    looks = [tuple(norm_style(norm, [*NORMS, *outside]).values()) for norm in [*NORMS, *outside]]
+    assert len(set(looks)) == len(looks)
+
+
+def test_dollars_in_names_are_not_read_as_mathematics(make_record):
+    records = [make_record("x:$_{", 60.0, batch_size=size) for size in (2, 4)]
+    (made,) = make_sections(split_into_experiments(parse_record(json.dumps(record)) for record in records))
+    assert "$_{" in texts(batch_size_figure(made.grids[0]))

@@ -1,0 +1,214 @@
+"""The HTML page: what is in it, in which order, and that it needs nothing but itself."""
+
+import json
+import statistics
+
+import pytest
+from shared.report.experiments import split_into_experiments
+from shared.report.page import render_page
+from shared.report.reading import LeftOut, read_records
+from shared.report.records import parse_record
+from shared.report.sections import make_sections
+from shared.report.writing import write_folder, write_report
+
+
+def render(records, left_out=()):
+    parsed = [parse_record(json.dumps(record)) for record in records]
+    return render_page(make_sections(split_into_experiments(parsed)), left_out)
+
+
+def many(make_record, *, norms=("bn", "gn", "bgn", "ln"), sizes=(64, 16, 2), seeds=3, **changes):
+    return [
+        make_record(norm, 60.0 + index + 0.3 * seed - 8 / size, seed=seed, batch_size=size, **changes)
+        for index, norm in enumerate(norms)
+        for size in sizes
+        for seed in range(seeds)
+    ]
+
+
+def test_the_table_holds_the_numbers(make_record, parse_page):
+    records = many(make_record)
+    page = parse_page(render(records))
+    table = page.tables[0]
+    assert table[0] == ["batch size", "64", "16", "2"]
+    assert [row[0] for row in table[1:]] == ["BN", "LN", "GN", "BGN"]
+    values = [
+        record["metrics"]["test/top1"]["value"]
+        for record in records
+        if record["norm"] == "gn" and record["batch_size"] == 16
+    ]
+    expected = f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f} (3)"
+    assert table[3][2] == f"{expected} G = 32 paper 76.496"
+    assert any(title.startswith("seed 0: 60.50 [59.50, 61.50]; seed 1: ") for title in page.titles)
+
+
+def test_the_parts_come_in_order(make_record, parse_page):
+    page = parse_page(render(many(make_record), [LeftOut("runs/x/record.json", "it is half-written")]))
+    text = "\n".join(page.texts)
+    headings = (
+        "Which normalization layer should I train with?",
+        "How to read this page",
+        "Column by column",
+        "test top1 in %, by batch size",
+        "Learning curves",
+        "Cost",
+        "Details",
+        "Norm audit: what the layers computed with",
+        "The command of each run (36)",
+        "Left out",
+        "runs/x/record.json",
+        "Appendix: the paper's tables",
+    )
+    places = [len(page.texts) - 1 - page.texts[::-1].index(heading) for heading in headings]
+    assert places == sorted(places)
+    assert "make task=classification norm=bgn batch_size=16 seed=2" in text
+    assert "Grey paper numbers are not comparable: CIFAR-10, not ImageNet." in text
+    assert "Readings of the paper in force: running variance unbiased." in text
+
+
+def test_the_appendix_has_the_seven_tables_as_printed(parse_page):
+    tables = parse_page(render([])).tables
+    assert len(tables) == 7
+    assert tables[0][0] == ["", *(f"G = {2**power}" for power in range(9, -1, -1))]
+    assert tables[1][5][5] == "74.48"
+    assert tables[2][2:4] == [["IN", "–"], ["LN", "–"]]  # noqa: RUF001
+    assert tables[4][0] == ["", "robust top1", "clean top1"]
+    assert tables[5][0] == ["", "shots 1", "shots 5"]
+    assert tables[6][1] == ["BN", "94.8", "77.2", "76.1", "94.2", "98.4", "99.7", "90.1"]
+
+
+def test_cost_names_the_device(make_record, parse_page):
+    fast = many(make_record, norms=("bn",), device="cuda (one)", images_per_second=4000.0, sizes=(64, 2))
+    slow = many(make_record, norms=("gn",), device="cpu (two)", wall_time_seconds=None, sizes=(64,))
+    tables = parse_page(render(fast + slow)).tables
+    assert ["BN", "4,000 img/s 80 s 256 MiB", "4,000 img/s 80 s 256 MiB"] in tables[2]
+    assert ["GN", "800 img/s 256 MiB"] in tables[1]
+
+
+def test_several_commits_and_changes_are_warned_of(make_record, parse_page):
+    records = [make_record(seed=0), make_record(seed=1), make_record(seed=2, commit="def", dirty=True)]
+    text = "\n".join(parse_page(render(records)).texts)
+    assert "Mind: the runs come from 2 commits: abc1234 (2 runs), def+changes (1 run)." in text
+    assert "marks runs of a working tree with changes" in text
+    assert "Mind:" not in "\n".join(parse_page(render([make_record()])).texts)
+
+
+def test_wrong_references_are_told(make_record, parse_page):
+    wrong = [{"table": 12, "setting": {}, "metric": "top1", "record_metric": "test/top1"}]
+    text = "\n".join(parse_page(render([make_record(paper=wrong)])).texts)
+    assert "cannot be looked up: table must be one of 1, 2, 3, 4, 5, 6, 7; got 12." in text
+
+
+def test_records_with_required_fields_only_make_a_page(make_record, parse_page):
+    required = ("schema", "run", "status", "task", "norm", "seed", "headline", "metrics")
+    small = {name: value for name, value in make_record().items() if name in required}
+    table = parse_page(render([small])).tables[0]
+    assert table == [["batch size", "?"], ["BN", "60.00 (1)"]]
+
+
+def test_odd_optional_fields_make_a_page(make_record):
+    odd = make_record(
+        norm_audit={"layers": ["x", {"num_groups": None, "count": "many"}]},
+        wandb="offline",
+        versions=[1],
+        command=None,
+    )
+    assert (
+        "norm audit" in render([odd, make_record("gn", norm_audit=[], dataset={"name": 3, "train": "many"})]).lower()
+    )
+
+
+def test_no_records_say_how_to_make_one(parse_page):
+    text = "\n".join(parse_page(render([])).texts)
+    assert "There are no finished runs yet" in text
+    assert "make task=fewshot norm=bgn" in text
+
+
+def test_only_diverged_runs_make_a_page(make_record, parse_page):
+    lost = [make_record(norm, status="diverged", metrics={}, curves={}) for norm in ("bn", "gn")]
+    assert parse_page(render(lost)).tables[0][1] == ["BN", "diverged (1 of 1) paper 76.832"]
+
+
+HOSTILE = "\"><script>alert(1)</script><img src=x onerror=y>&'https://evil.example/"
+
+
+@pytest.mark.parametrize(
+    "field", ["norm", "config", "model", "selection", "device", "commit", "command", "task", "run", "headline"]
+)
+def test_values_are_escaped(make_record, parse_page, field):
+    record = make_record()
+    record[field] = HOSTILE
+    if field == "headline":
+        record["metrics"] = {HOSTILE: record["metrics"]["test/top1"]}
+    text = render([record, make_record("gn", **({} if field in ("norm", "run") else {field: HOSTILE}))]) if (
+        field != "headline"
+    ) else render([record])  # fmt: skip
+    check_self_contained(text, parse_page)
+
+
+def test_nested_values_are_escaped(make_record, parse_page):
+    record = make_record(
+        axes={HOSTILE: HOSTILE},
+        protocol={HOSTILE: HOSTILE},
+        readings=[HOSTILE],
+        versions={HOSTILE: HOSTILE},
+        dataset={"name": HOSTILE, "note": HOSTILE, "checksum": HOSTILE, "resolution": HOSTILE},
+        wandb={"mode": HOSTILE},
+        curves={HOSTILE: [[1, 2]]},
+        metrics={"test/top1": {"value": 1.0, "unit": HOSTILE}, HOSTILE: {"value": 2.0, "unit": HOSTILE}},
+        paper=[dict(make_record()["paper"][0], why=HOSTILE)],
+        norm_audit={"layers": [{"num_groups": 1, "fallback": HOSTILE}]},
+    )
+    text = render([record], [LeftOut(HOSTILE, HOSTILE)])
+    check_self_contained(text, parse_page)
+    assert "alert(1)" in text
+
+
+def check_self_contained(text, parse_page):
+    page = parse_page(text)
+    assert not {"script", "img", "link", "iframe", "object"} & set(page.tags)
+    for forbidden in ("http://", "https://", "<script", "@import", "src="):
+        assert forbidden not in text.replace("src=x onerror", "")
+
+
+def test_the_page_is_self_contained_small_and_has_unique_ids(make_record, parse_page):
+    records = many(
+        make_record, norms=("bn", "in", "ln", "gn", "pn", "gbgn", "bgn"), sizes=(128, 64, 32, 16, 8, 4, 2), seeds=4
+    )
+    long = [[epoch, 50.0 + epoch / 7] for epoch in range(1, 91)]
+    for index, record in enumerate(records[:200]):
+        record["curves"] = {"test/top1": long, "train/loss": long}
+        record["config"] = f"config{index % 12}"
+    text = render(records[:200])
+    assert len(text.encode()) < 1_000_000
+    check_self_contained(text, parse_page)
+    page = parse_page(text)
+    assert len(set(page.ids)) == len(page.ids)
+    assert 'name="viewport"' in text
+    assert "prefers-color-scheme: dark" in text
+    assert "@media print" in text
+
+
+def test_equal_records_give_equal_bytes_whatever_their_order(make_record, write_runs, tmp_path):
+    records = many(make_record, sizes=(64, 2))
+    outputs = []
+    for name, ordered in (("a", records), ("b", records[::-1])):
+        found = read_records(runs=write_runs(ordered, name), results=None)
+        write_report(found, tmp_path / f"out-{name}")
+        files = sorted(path for path in (tmp_path / f"out-{name}").rglob("*") if path.is_file())
+        outputs.append({path.relative_to(tmp_path / f"out-{name}"): path.read_bytes() for path in files})
+    assert outputs[0] == outputs[1]
+    assert {str(name) for name in outputs[0] if len(name.parts) == 1} == {"report.html", "results.csv", "results.md"}
+
+
+def test_tables_that_are_gone_are_removed_and_nothing_else(tmp_path):
+    folder = tmp_path / "tables"
+    write_folder(folder, {"old.md": "1", "kept.md": "1"})
+    (folder / "own.md").write_text("mine", encoding="utf-8")
+    (tmp_path / "outside.md").write_text("mine", encoding="utf-8")
+    with (folder / "generated.txt").open("a", encoding="utf-8") as stream:
+        stream.write("../outside.md\n")
+    write_folder(folder, {"kept.md": "2", "new.md": "2"})
+    assert sorted(path.name for path in folder.iterdir()) == ["generated.txt", "kept.md", "new.md", "own.md"]
+    assert (folder / "kept.md").read_text(encoding="utf-8") == "2"
+    assert (tmp_path / "outside.md").exists()
