@@ -1,14 +1,25 @@
 """make_norm and norm_factory: options, defaults, outside norms."""
 
 import copy
-import json
 import pickle
-import subprocess
-import sys
+import re
 
 import pytest
 import torch
-from norm_layers import NORMS, NormFactory, VirtualWorkerNorm, make_norm, norm_factory
+from norm_layers import (
+    NORMS,
+    BatchGroupNorm,
+    BatchNorm,
+    GeneralBatchGroupNorm,
+    GroupNorm,
+    NormFactory,
+    VirtualWorkerNorm,
+    batch_group_norm,
+    convert_norm,
+    frozen_statistics,
+    make_norm,
+    norm_factory,
+)
 from torch import nn
 
 
@@ -79,34 +90,45 @@ def test_own_options_reach_the_layer():
     assert make_norm("gbgn", 8, num_groups=4, ghost_size=2).ghost_size == 2
 
 
-BAD_VALUES = [
-    ("bgn", {"num_groups": 4, "uneven": "floor"}, "uneven must be one of split, error, clamp; got 'floor'."),
-    ("gn", {"fallback": "gcd"}, "fallback must be one of flat, divisor, error; got 'gcd'."),
-    ("gbgn", {"ghost_size": 0}, "ghost_size must be positive; got 0."),
-    ("bn", {"virtual_workers": 0}, "virtual_workers must be positive; got 0."),
-    ("bgn", {"num_groups": 0}, "num_groups must be positive; got 0."),
-    ("bgn", {"batch_size": -1}, "batch_size must be at least 1; got -1."),
-    ("ln", {"eps": -1.0}, "eps must be positive; got -1.0."),
-    ("bn", {"momentum": 2.0}, "momentum must be from 0 to 1, or None for a plain average; got 2.0."),
-]
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("bgn", {"num_groups": 4, "uneven": "floor"}, "uneven must be one of split, error, clamp; got 'floor'."),
+        ("gn", {"fallback": "gcd"}, "fallback must be one of flat, divisor, error; got 'gcd'."),
+        ("gbgn", {"ghost_size": 0}, "ghost_size must be positive; got 0."),
+        ("bn", {"virtual_workers": 0}, "virtual_workers must be positive; got 0."),
+        ("bgn", {"num_groups": 0}, "num_groups must be positive; got 0."),
+        ("bgn", {"batch_size": -1}, "batch_size must be at least 1; got -1."),
+        ("ln", {"eps": -1.0}, "eps must be positive; got -1.0."),
+        ("bn", {"momentum": 2.0}, "momentum must be from 0 to 1, or None for a plain average; got 2.0."),
+    ],
+)
+def test_values_out_of_range_are_refused_by_the_factory_already(unchecked, name, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        norm_factory(name, **options)
+    assert str(error.value) == message
 
 
-def test_values_out_of_range_are_refused_by_the_factory_already():
-    """In a process of its own: there, as for users, no type checker answers first."""
-    code = (
-        "import json, sys; from norm_layers import norm_factory\n"
-        "for name, options, message in json.loads(sys.argv[1]):\n"
-        "    try:\n"
-        "        norm_factory(name, **options)\n"
-        "    except ValueError as error:\n"
-        "        assert str(error) == message, (str(error), message)\n"
-        "    else:\n"
-        "        raise AssertionError((name, options))\n"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(BAD_VALUES)], check=False, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
+def test_layers_refuse_the_same_values(unchecked):
+    with pytest.raises(ValueError, match="uneven must be one of split, error, clamp; got 'floor'"):
+        BatchGroupNorm(8, num_groups=4, uneven="floor")
+    with pytest.raises(ValueError, match="fallback must be one of flat, divisor, error; got 'gcd'"):
+        GroupNorm(8, num_groups=4, fallback="gcd")
+    with pytest.raises(ValueError, match="ghost_size must be positive; got 0"):
+        GeneralBatchGroupNorm(8, num_groups=4, ghost_size=0)
+    with pytest.raises(ValueError, match="num_workers must be positive; got 0"):
+        VirtualWorkerNorm(BatchNorm(8), 0)
+    with pytest.raises(ValueError, match="running_statistics must be one of rank0, mean; got 'rank1'"):
+        VirtualWorkerNorm(BatchNorm(8), 2, running_statistics="rank1")
+    with (
+        pytest.raises(ValueError, match="mode must be one of eval, train; got 'off'"),
+        frozen_statistics(BatchNorm(8), mode="off"),
+    ):
+        pass
+    with pytest.raises(ValueError, match="statistics must be one of fold, pool, fresh; got 'drop'"):
+        convert_norm(BatchNorm(8), "bgn", num_groups=4, statistics="drop")
+    with pytest.raises(ValueError, match="running_mean and running_var must be tensors where training is False"):
+        batch_group_norm(torch.randn(2, 8, 2, 2), None, None, None, None, num_groups=4, training=False)
 
 
 def test_group_norm_without_fallback_needs_a_divisor():

@@ -24,7 +24,9 @@ def _paper_line(record: dict[str, Any]) -> str:
         value = paper_value(table=cell["table"], norm=record["norm"], setting=cell["setting"], metric=cell["metric"])
         if value is not None:
             number = f"{value} %" if not isinstance(value, str) else value
-            return f"{number} (Table {cell['table']}" + (")" if cell["comparable"] else f"; not comparable: {cell['why']})")
+            reasons = cell["why"].split("; ")
+            why = "; ".join(reasons[:2]) + (f"; and {len(reasons) - 2} more in the record" if len(reasons) > 2 else "")
+            return f"{number} (Table {cell['table']}" + (")" if cell["comparable"] else f"; not comparable: {why})")
     return "no number for this setting"
 
 

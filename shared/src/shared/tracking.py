@@ -122,6 +122,7 @@ def start_wandb(
             job_type=run.config, tags=[axes["task"], short_norm(axes["norm"]), f"bs{axes['batch_size']}", run.config],
             id=None if is_sweep else run.name, save_dir=run.path, log_model=False, settings=settings,
         )  # fmt: skip
+        logger._wandb_init.pop("anonymous", None)  # Lightning sets it, wandb warns of it
         logger.experiment.config.update({**axes, "config_name": run.config, "cli": config}, allow_val_change=True)
         return logger
 

@@ -9,7 +9,9 @@ import torch
 from jaxtyping import install_import_hook
 from PIL import Image
 
-install_import_hook(["shared.data", "shared.backbones"], "beartype.beartype")
+install_import_hook(
+    ["shared.data", "shared.backbones"], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
 
 
 @pytest.fixture

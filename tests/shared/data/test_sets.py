@@ -90,6 +90,14 @@ def test_split_by_share_and_seeds_differ(make_image_set):
     assert image_set.subset(9, seed=1).name == "random[9, seed 1]"
 
 
+def test_channel_statistics_equal_float64(make_image_set):
+    image_set = make_image_set(9)
+    mean, std = image_set.channel_statistics()
+    pixels = image_set.images.numpy().astype(np.float64) / 255
+    np.testing.assert_allclose(mean, pixels.mean((0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(std, pixels.std((0, 2, 3)), rtol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

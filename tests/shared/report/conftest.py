@@ -89,17 +89,6 @@ def write_runs(tmp_path):
     return write
 
 
-@pytest.fixture
-def read(write_runs):
-    """Send records through the files and back."""
-    from shared.report.reading import read_records
-
-    def send(records):
-        return read_records(runs=write_runs(records), results=None).records
-
-    return send
-
-
 class Page(HTMLParser):
     """Tables as lists of rows of texts; checks on the way that tags are closed in order."""
 

@@ -51,6 +51,21 @@ def test_one_seed_decides_nothing(make_record):
     assert "±" not in text
 
 
+def test_shared_seeds_that_contradict_the_order_decide_nothing(make_record):
+    """GN leads by the one seed that BN did not run; on the other two BN is ahead each time."""
+    (text,) = answer(runs(make_record, {"gn": [50.0, 50.0, 80.0], "bn": [55.0, 55.1]}))
+    assert "GN came first" in text
+    assert "on the seeds that both ran the order is the other way round, so this decides nothing." in text
+    assert "outside" not in text
+
+
+def test_smaller_losses_come_first(make_record):
+    values = {"bn": [1.0, 1.1], "gn": [2.0, 2.1]}
+    (text,) = answer(runs(make_record, values, metric="test/loss", paper=[]))
+    assert "BN came first" in text
+    assert "is outside seed noise" in text
+
+
 def test_one_norm_has_nothing_to_compare_with(make_record):
     (text,) = answer(runs(make_record, {"gn": [61.0]}))
     assert text.replace("\u00a0", " ") == (

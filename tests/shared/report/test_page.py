@@ -121,7 +121,7 @@ def test_odd_optional_fields_make_a_page(make_record):
 def test_no_records_say_how_to_make_one(parse_page):
     text = "\n".join(parse_page(render([])).texts)
     assert "There are no finished runs yet" in text
-    assert "make task=fewshot norm=bgn" in text
+    assert "make task=classification norm=bgn" in text
 
 
 def test_only_diverged_runs_make_a_page(make_record, parse_page):

@@ -114,14 +114,14 @@ def _draw_panel(panel: Panel) -> Iterator[str]:
     faces: dict[str, list[str]] = {}
     for c in range(CHANNELS):
         for p in range(POSITIONS):
-            front = _cell((left + c * _CELL, top + p * _CELL), (_CELL, 0), (0, _CELL))
+            front = _cell((left + c * _CELL, top + p * _CELL), (_CELL, 0.0), (0.0, _CELL))
             faces.setdefault(_BLUE if (0, c, p) in blue else _PALE, []).append(front)
     for n in range(SAMPLES):
         for c in range(CHANNELS):
-            upper = _cell((left + c * _CELL + n * _DEPTH_X, top - n * _DEPTH_Y), (_CELL, 0), (_DEPTH_X, -_DEPTH_Y))
+            upper = _cell((left + c * _CELL + n * _DEPTH_X, top - n * _DEPTH_Y), (_CELL, 0.0), (_DEPTH_X, -_DEPTH_Y))
             faces.setdefault(_BLUE_TOP if (n, c, 0) in blue else _PALE_TOP, []).append(upper)
         for p in range(POSITIONS):
-            side = _cell((right + n * _DEPTH_X, top + p * _CELL - n * _DEPTH_Y), (0, _CELL), (_DEPTH_X, -_DEPTH_Y))
+            side = _cell((right + n * _DEPTH_X, top + p * _CELL - n * _DEPTH_Y), (0.0, _CELL), (_DEPTH_X, -_DEPTH_Y))
             faces.setdefault(_BLUE_SIDE if (n, CHANNELS - 1, p) in blue else _PALE_SIDE, []).append(side)
     for fill, cells in faces.items():
         yield f'<path fill="{fill}" stroke="{_LINE}" stroke-width="0.8" stroke-linejoin="round" d="{"".join(cells)}"/>'

@@ -74,7 +74,8 @@ def freeze_statistics(model: nn.Module) -> nn.Module:
     """
     for module in model.modules():
         if owns_running_statistics(module):
-            _hold_training_flag(module, False)
+            nn.Module.train(module, False)
+            module.train = functools.partial(_stay_frozen, module)  # type: ignore[method-assign]
     return model
 
 
@@ -88,7 +89,7 @@ def unfreeze_statistics(model: nn.Module) -> nn.Module:
         The model.
     """
     for module in model.modules():
-        if owns_running_statistics(module) and _is_held(module):
+        if owns_running_statistics(module) and _is_frozen(module):
             del module.__dict__["train"]
             module.train(model.training)
     return model
@@ -108,11 +109,12 @@ class _SavedNorm:
 
     def hold(self, mode: FrozenMode) -> None:
         """Fix the statistics that the norm uses, unless it is frozen already."""
-        if _is_held(self.module):
+        if _is_frozen(self.module):
             return
         if mode == "train" and isinstance(getattr(self.module, "track_running_stats", None), bool):
             self.module.track_running_stats = False  # type: ignore[assignment]
-        _hold_training_flag(self.module, mode == "train")
+        nn.Module.train(self.module, mode == "train")
+        self.module.train = functools.partial(_keep_mode, self.module)  # type: ignore[method-assign]
 
     def restore(self) -> None:
         """Put attributes and buffers back."""
@@ -126,21 +128,20 @@ class _SavedNorm:
             self.module._buffers[name] = buffer
 
 
-def _hold_training_flag(module: nn.Module, training: bool) -> None:
-    """Set the module's training flag and make `train()` keep it."""
-    nn.Module.train(module, training)
-    module.train = functools.partial(_keep_training_flag, module, training)  # type: ignore[method-assign]
+def _stay_frozen(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001 - the signature of train()
+    """Stand in for `module.train(mode)` from `freeze_statistics` on."""
+    return nn.Module.train(module, False)
 
 
-def _keep_training_flag(module: nn.Module, training: bool, mode: bool = True) -> nn.Module:  # noqa: ARG001
-    """Stand in for `module.train(mode)` on a frozen norm."""
-    return nn.Module.train(module, training)
+def _keep_mode(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001 - the signature of train()
+    """Stand in for `module.train(mode)` inside a `frozen_statistics` block."""
+    return module
 
 
-def _is_held(module: nn.Module) -> bool:
-    """Say whether `_hold_training_flag` was called on the module."""
-    hold: Any = module.__dict__.get("train")
-    return isinstance(hold, functools.partial) and hold.func is _keep_training_flag
+def _is_frozen(module: nn.Module) -> bool:
+    """Say whether `freeze_statistics` was called on the module."""
+    stand_in: Any = module.__dict__.get("train")
+    return isinstance(stand_in, functools.partial) and stand_in.func is _stay_frozen
 
 
 def _same_bits(left: Tensor, right: Tensor) -> bool:

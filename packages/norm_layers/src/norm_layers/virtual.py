@@ -1,7 +1,6 @@
 """Per-worker batch statistics on one device: what several data-parallel workers would compute."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -100,31 +99,29 @@ def forward_in_chunks(
     Returns:
         The outputs, joined along the batch.
     """
-    real = [(m, name, buffer) for m in norm.modules() for name, buffer in m._buffers.items() if buffer is not None]
+    owners = [(m, name) for m in norm.modules() for name, buffer in m._buffers.items() if buffer is not None]
+    real = [owner.get_buffer(name) for owner, name in owners]
     outputs, updates = [], []
     for index, chunk in enumerate(chunks):
         if index == 0 and running_statistics == "rank0":
             outputs.append(forward(chunk))
             continue
         # On copies: an in-place change of the real buffers would spoil the other parts' backward pass.
-        scratch = [buffer.clone() for _, _, buffer in real]
-        with _swapped(real, scratch):
+        scratch = [buffer.clone() for buffer in real]
+        _set_buffers(owners, scratch)
+        try:
             outputs.append(forward(chunk))
+        finally:
+            _set_buffers(owners, real)
         updates.append(scratch)
     if running_statistics == "mean":
         with torch.no_grad():
-            for (_, _, buffer), *values in zip(real, *updates):
+            for buffer, *values in zip(real, *updates):
                 buffer.copy_(torch.stack(values).mean(dim=0) if buffer.is_floating_point() else values[0])
     return torch.cat(outputs)
 
 
-@contextmanager
-def _swapped(real: Sequence[tuple[nn.Module, str, Tensor]], scratch: Sequence[Tensor]) -> Iterator[None]:
-    """Let modules hold other buffers meanwhile."""
-    for (module, name, _), buffer in zip(real, scratch):
-        setattr(module, name, buffer)
-    try:
-        yield
-    finally:
-        for module, name, buffer in real:
-            setattr(module, name, buffer)
+def _set_buffers(owners: Sequence[tuple[nn.Module, str]], buffers: Sequence[Tensor]) -> None:
+    """Let modules hold these buffers."""
+    for (owner, name), buffer in zip(owners, buffers):
+        setattr(owner, name, buffer)

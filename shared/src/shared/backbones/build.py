@@ -68,12 +68,29 @@ def build_backbone(
             if given is not None:
                 raise ValueError(f"{option} must be left out with {name}, whose {option} is fixed; got {given}.")
         block = resnet.Bottleneck if spec.block == "bottleneck" else resnet.BasicBlock
-        model = ResNet(block, list(spec.blocks_per_stage), num_classes=num_classes, norm_layer=norm_layer)
+        model = ResNet(block, list(spec.blocks_per_stage), num_classes=num_classes, norm_layer=_NormPlace)
+        _fill_norm_places(model, norm_layer)
     if stem != spec.stem:
         _set_stem(model, stem)
     if zero_init_residual:
         _zero_last_gammas(model)
     return model
+
+
+class _NormPlace(nn.Identity):
+    """Where a norm goes: torchvision's constructor would set the gamma of a norm that has none, and fail."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+
+def _fill_norm_places(module: nn.Module, norm_layer: Callable[[int], nn.Module]) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, _NormPlace):
+            setattr(module, name, norm_layer(child.channels))
+        else:
+            _fill_norm_places(child, norm_layer)
 
 
 def _set_stem(model: ResNet | CifarResNet, stem: str) -> None:

@@ -39,10 +39,11 @@ def load_cifar10(data_dir: str | Path, *, download: bool = False) -> tuple[Image
     if download and not folder.is_dir():
         _download(folder.parent)
     if not folder.is_dir():
-        archive = f" Unpack {CIFAR10.filename} there," if (folder.parent / CIFAR10.filename).is_file() else " Give"
+        packed = (folder.parent / CIFAR10.filename).is_file()
+        remedy = f"Unpack {CIFAR10.filename} there" if packed else "Give the right folder"
         raise ValueError(
             f"data_dir must hold {FOLDER} (CIFAR-10 for Python); got {directory}, which "
-            f"{describe_directory(directory)}.{archive} the right folder, or set download=true."
+            f"{describe_directory(directory)}. {remedy}, or set download=true."
         )
     train = [_read_checked(folder, name, md5) for name, md5 in CIFAR10.train_list]
     test = [_read_checked(folder, name, md5) for name, md5 in CIFAR10.test_list]

@@ -14,6 +14,10 @@ from torch import Tensor
 from shared.data.directory import describe_directory
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm")
+# of ImageNet's training images, on the scale [0, 1], as in torchvision's references
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 _EVALUATION_SPLITS = ("val", "test")
 _MAX_NAMED = 3
 

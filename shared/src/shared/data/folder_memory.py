@@ -90,7 +90,7 @@ def _read_cache(path: Path, *, shape: tuple[int, ...]) -> ndarray | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as stored:  # every member carries a CRC
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:  # every member carries a CRC
             images = stored["images"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         _log.warning("%s is damaged (%s): decoding the images again.", path, error)

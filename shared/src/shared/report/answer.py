@@ -69,12 +69,13 @@ def _ranking(grid: Grid, place: str, values: Mapping[Row, Mapping[int, float]], 
             f"{place}, only {_with_value(ordered[0], values, unit)} {alone}: there is nothing to compare it with yet."
         )
     first, second, *others = ordered
+    direction = sign(grid.metric)
     difference = compare(values[first], values[second])
     text = (
         f"{place}, {first.label} came first: {_value(values[first], unit, what=grid.metric)}; "
-        f"then {_with_value(second, values, unit)}; {_verdict(difference, unit)}"
+        f"then {_with_value(second, values, unit)}; {_verdict(difference, unit, direction)}"
     )
-    close = [row.label for row in others if compare(values[first], values[row]).decided is False]
+    close = [row.label for row in others if _settled(compare(values[first], values[row]), direction) is False]
     if close:
         text += f" Also inside seed noise of {first.label}: {listed(close)}."
     return text
@@ -91,12 +92,19 @@ def _value(by_seed: Mapping[int, float], unit: str, *, what: str = "") -> str:
     return f"{with_unit(number(summary.mean, unit, digits=1) + spread, unit)}{name} ({seeds(summary.n)})"
 
 
-def _verdict(difference: Difference, unit: str) -> str:
+def _settled(difference: Difference, direction: float) -> bool | None:
+    """Whether the seeds settle that the first is better. None: too few seeds to say."""
+    return None if difference.decided is None else difference.decided and direction * difference.mean > 0
+
+
+def _verdict(difference: Difference, unit: str, direction: float) -> str:
     if difference.low is None or difference.high is None:
         return "one seed decides nothing, so run more seeds before you choose."
+    if direction * difference.mean < 0:
+        return "on the seeds that both ran the order is the other way round, so this decides nothing."
     size = number(abs(difference.mean), unit)
     low, high = (signed(bound, unit) for bound in (difference.low, difference.high))
-    where = "outside" if difference.decided else "inside"
+    where = "outside" if _settled(difference, direction) else "inside"
     return f"the difference of {size} is {where} seed noise (95 % interval {low} to {high})."
 
 

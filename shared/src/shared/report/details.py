@@ -203,9 +203,9 @@ def paper_appendix(tables: Mapping[int, PaperTable]) -> str:
     """Build the paper's seven tables, as printed."""
     intro = paragraph(
         "As printed in “Batch Group Normalization” (Zhou et al. 2020), in %. A dash means that the training diverged. "
-        "Mind two things: Tables 1 to 5 come from one seed, and each number of Tables 1 and 2 is a multiple of "
-        "1/6250, so they were very probably scored on 6,250 of the 50,000 ImageNet validation images. Their standard "
-        "error is then about 0.5 points."
+        "Mind two things: the paper mentions repeated runs for Table 7 only, and each number of Tables 1 and 2 is a "
+        "multiple of 1/6250, so they were very probably scored on 6,250 of the 50,000 ImageNet validation images. "
+        "Their standard error is then about 0.5 points."
     )
     content = intro + "\n".join(_paper_table(table) for table in tables.values())
     return element("h2", "Appendix: the paper's tables", id="paper") + folded("Show the seven tables", content)

@@ -170,7 +170,11 @@ def _experiment(identity: str, number: int, records: Sequence[Record]) -> Experi
     for record in records:
         for name, value in _followers(record).items():
             values[name][record.batch_size or 0] = value
-    following = {name: by_size for name, by_size in values.items() if len({str(v) for v in by_size.values()}) > 1}
+    following = {
+        name: dict(sorted(by_size.items(), reverse=True))
+        for name, by_size in values.items()
+        if len({str(v) for v in by_size.values()}) > 1
+    }
     shared = {name: value for name, value in _outer(first.protocol).items() if name not in following}
     digest = hashlib.sha256(identity.encode()).hexdigest()[:6]
     words = [first.task, first.config, first.model, str(first.dataset.get("name", "data")), digest]

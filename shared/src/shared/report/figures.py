@@ -143,7 +143,7 @@ def batch_size_figure(grid: Grid) -> Figure:
 
 def paper_batch_size_figure(table: PaperTable, labels: Mapping[str, str]) -> Figure:
     """Draw the paper's Figure 1 (bottom) from its Table 2."""
-    with _drawing("The paper: ImageNet, ResNet-50, one seed", x="batch size per worker", y="top-1 in %") as opened:
+    with _drawing("The paper: ImageNet, ResNet-50", x="batch size per worker", y="top-1 in %") as opened:
         axes, finish = opened
         by_norm: dict[str, list[tuple[int, float]]] = defaultdict(list)
         for entry in table.entries:
@@ -166,7 +166,8 @@ def _batch_size_axis(axes: Any, sizes: Sequence[int]) -> None:
 def seeds_figure(grid: Grid, column: int | str | None) -> Figure:
     """Draw one dot per seed for each norm of one column, and the comparable numbers of the paper as diamonds."""
     rows = [row for row in grid.rows if (row, column) in grid.cells]
-    with _drawing("One dot per seed", x=_label(grid), y="") as (axes, finish):
+    place = "" if grid.column_name == "batch size" else f", {column} over {grid.column_name}s"
+    with _drawing(f"One dot per seed{place}", x=_label(grid), y="") as (axes, finish):
         norms = [row.norm for row in grid.rows]
         labelled = False
         for height, row in enumerate(reversed(rows)):

@@ -9,7 +9,7 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --paper: #16181b; --soft: #a8a8a8; --line: #3a3d42;
   --shade: #202428; --best: #173a2c; --link: #7cc4f5; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem 1.2rem 4rem; max-width: 72rem; background: var(--paper); color: var(--ink);
+body { margin: 0 auto; padding: 1rem 1.2rem 4rem; max-width: 80rem; background: var(--paper); color: var(--ink);
   font: 1rem/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0.6rem 0; }
 h2 { font-size: 1.3rem; margin: 3rem 0 0.3rem; padding-top: 0.8rem; border-top: 2px solid var(--line); }
@@ -24,7 +24,7 @@ p, ul, dl { max-width: 52rem; margin: 0.5rem 0; }
 .box { overflow-x: auto; max-width: 100%; margin: 0.6rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.92rem; }
 .caption { margin: 1.1rem 0 0; font-weight: 600; font-size: 0.95rem; }
-th, td { padding: 0.35rem 0.7rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
+th, td { padding: 0.35rem 0.55rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
   white-space: nowrap; overflow-wrap: normal; }
 thead th { border-bottom: 2px solid var(--soft); }
 th:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); }
@@ -46,7 +46,8 @@ code { font: 0.85em ui-monospace, "DejaVu Sans Mono", monospace; }
 .commands li { margin: 0.15rem 0; }
 @media (max-width: 40rem) { body { padding: 0.6rem 0.8rem 3rem; } dd { margin-left: 0.5rem; }
   th, td { padding: 0.3rem 0.45rem; } }
-@media print { body { max-width: none; font-size: 10pt; } .box { overflow: visible; } h2 { break-after: avoid; }
+@media print { body { max-width: none; font-size: 10pt; } .box { overflow: visible; }
+  table { font-size: 8pt; } h2 { break-after: avoid; }
   figure, tr, .answers > li { break-inside: avoid; } th:first-child { position: static; } }
 """
 

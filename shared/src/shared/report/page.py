@@ -158,8 +158,8 @@ def _nothing_yet() -> str:
         "".join(
             element("li", element("code", escape(command)))
             for command in (
-                "make task=fewshot norm=bn",
-                "make task=fewshot norm=bgn",
+                "make task=classification norm=bn",
+                "make task=classification norm=bgn",
                 "make report",
             )
         ),

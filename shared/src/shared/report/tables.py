@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from shared.report.aggregate import Cell, Grid, Row
 from shared.report.records import Record
 from shared.report.sections import Section
-from shared.report.wording import MISSING, metric_name, number, plural, signed
+from shared.report.wording import COLUMN_NAMES, MISSING, metric_name, number, plural, signed
 
 Column = int | str | None
 TABLE_FIELDS = (
@@ -119,7 +119,8 @@ def incomparable_reasons(grid: Grid) -> list[str]:
 def caption(grid: Grid) -> str:
     """Say what the numbers of a table are."""
     unit = next((cell.unit for cell in grid.cells.values() if cell.unit), "")
-    return f"{metric_name(grid.metric)}{f' in {unit}' if unit else ''}, by {grid.column_name}"
+    columns = COLUMN_NAMES.get(grid.column_name, grid.column_name)
+    return f"{metric_name(grid.metric)}{f' in {unit}' if unit else ''}, by {columns}"
 
 
 def table_markdown(grid: Grid) -> str:

@@ -13,6 +13,7 @@ PRETTY = {
     "uda": "Unsupervised domain adaptation",
     "nas": "Architecture search",
 }
+COLUMN_NAMES = {"transfer": "transfer (a Amazon, d DSLR, w Webcam)"}
 MISSING = "X"
 NOT_APPLICABLE = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"

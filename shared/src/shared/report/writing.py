@@ -53,7 +53,7 @@ def results_markdown(sections: Sequence[Section], found: RecordSet) -> str:
     """Write the answers and the tables as Markdown, short enough for a job summary."""
     lines = [f"# {TITLE}", ""]
     if not sections:
-        lines += ["There are no finished runs yet. Make one: `make task=fewshot norm=bgn`.", ""]
+        lines += ["There are no finished runs yet. Make one: `make task=classification norm=bgn`.", ""]
     for section in sections:
         lines += [f"## {section.heading}", "", answers(section)[0], ""]
         for grid in (*section.grids, *section.sweeps):

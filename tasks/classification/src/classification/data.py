@@ -203,7 +203,7 @@ class ClassificationData(TaskData):
             images = random_crop_flip(
                 images, indices=batch.indices, seed=self.seed, epoch=trainer.current_epoch, padding=self.crop_padding
             )
-        return batch._replace(images=normalise(images, mean=self.mean, std=self.std))
+        return batch._replace(images=normalise(images, mean=self.mean, std=self.std, dtype=trainer.lightning_module.dtype))
 
     def describe(self) -> dict[str, Any]:
         """Return the record's dataset entry."""

@@ -79,10 +79,10 @@ DOMAINS: dict[str, Domain] = {
         value=(0.5, 1.0),
         num_distractors=2,
         contrast=(0.45, 0.8),
-        brightness=(-0.15, 0.15),
+        brightness=(-0.15, 0.1),
         cast=(0.1, 0.45),
-        blur=(0.3, 1.0),
-        grain=(0.02, 0.06),
+        blur=(0.2, 0.9),
+        grain=(0.01, 0.05),
     ),
 }
 

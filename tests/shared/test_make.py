@@ -1,0 +1,129 @@
+"""The make interface: variables, commands, help and every mistake in one line."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+from norm_layers.registry import NORMS
+from shared.catalog import ROOT, RUN_VARIABLES, load_tasks
+from shared.errors import UserError
+from shared.make import TARGETS, command_line, help_text, read_variables, run_arguments, target_commands
+
+TASKS = load_tasks()
+CONFIG = TASKS["classification"].configs["default"]
+
+
+@pytest.mark.parametrize(
+    ("makeflags", "names"),
+    [
+        ("", []),
+        (" -- task=classification norm=bgn", ["task", "norm"]),
+        ("rR -- args=--trainer.max_epochs=5\\ --seed=1 norm=bn", ["args", "norm"]),
+        (" --no-print-directory -- norm:=bn", ["norm"]),
+        ("s", []),
+    ],
+)
+def test_variables_of_makeflags(makeflags, names):
+    environment = {name: f"value of {name}" for name in names}
+    assert read_variables(makeflags, environment) == environment
+
+
+def test_variables_become_flags(monkeypatch):
+    monkeypatch.delenv("DATA_DIR", raising=False)
+    given = {"task": "classification", "norm": "bn", "batch_size": "2", "seed": "3", "args": "--trainer.max_epochs=5 --wandb=off"}
+    assert run_arguments(given, TASKS) == [
+        "-m", "classification", f"--config={CONFIG}", "--model.norm=bn", "--data.batch_size=2", "--seed=3",
+        "--trainer.max_epochs=5", "--wandb=off",
+    ]  # fmt: skip
+
+
+def test_data_dir_of_the_environment_is_the_default(monkeypatch):
+    monkeypatch.setenv("DATA_DIR", "somewhere")
+    assert "--data.data_dir=somewhere" in run_arguments({"task": "classification"}, TASKS)
+    assert "--data.data_dir=else" in run_arguments({"task": "classification", "data_dir": "else"}, TASKS)
+
+
+def test_command_line_has_one_spelling_and_no_place():
+    command = command_line({"seed": "1", "norm": "bn", "task": "classification", "runs": "a", "data_dir": "b", "wandb": "off", "args": "-a -b"})
+    assert command == "make task=classification norm=bn seed=1 args='-a -b'"
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"norm": "bgn"}, "task must be one of classification.*got nothing"),
+        ({"task": "clasification"}, "task must be one of.*Did you mean 'classification'"),
+        ({"task": "classification", "norm": "bng"}, "norm must be one of bn, in.*got 'bng'"),
+        ({"task": "classification", "config": "papr"}, "config must be one of.*Did you mean 'paper'"),
+        ({"task": "classification", "config": "none.yaml"}, "config must be an existing YAML file"),
+        ({"task": "classification", "batchsize": "2"}, "variable must be one of.*Did you mean 'batch_size'"),
+        ({"resume": "/nowhere"}, "resume must be the folder of a run"),
+        ({"resume": "/nowhere", "norm": "bn"}, "a resumed run keeps its settings.*got 'norm'"),
+    ],
+)
+def test_mistakes_in_a_run(variables, message):
+    with pytest.raises(ValueError, match=message):
+        run_arguments(variables, TASKS)
+
+
+@pytest.mark.parametrize(
+    ("target", "variables", "message"),
+    [
+        ("sweep", {"grid": "no"}, "grid must be one of"),
+        ("sweep", {}, "grid must be one of"),
+        ("report", {"task": "no"}, "task must be one of"),
+        ("publish", {}, "runs must be a folder"),
+        ("smoke", {"task": "no"}, "task must be one of"),
+    ],
+)
+def test_mistakes_in_a_target(target, variables, message):
+    with pytest.raises(UserError, match=message):
+        target_commands(target, variables, TASKS)
+
+
+def test_smoke_covers_every_task():
+    assert [command[1] for command in target_commands("smoke", {}, TASKS)] == list(TASKS)
+
+
+def test_help_names_everything():
+    text = help_text(TASKS)
+    for word in [*TASKS, *NORMS, *RUN_VARIABLES, *TARGETS]:
+        assert word in text
+    assert max(map(len, text.splitlines())) < 160
+
+
+def make(*words: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    return subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
+
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="GNU make is not installed")
+
+
+@needs_make
+def test_make_alone_prints_the_help():
+    done = make()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Which normalization layer")
+
+
+@needs_make
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["task=clasification"], "Did you mean 'classification'"),
+        (["task=classification", "norm=bgm"], "Did you mean 'bgn'"),
+        (["task=classification", "nrom=bgn"], "Did you mean 'norm'"),
+        (["swep"], "target must be one of"),
+        (["help", "norm=bgn"], "variable of make help must be left out"),
+    ],
+)
+def test_make_answers_a_mistake_in_one_line_with_code_2(words, expected):
+    done = make(*words)
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("make: ***")]
+    assert len(errors) == 1
+    assert errors[0].startswith("error: ")
+    assert expected in errors[0]
+    assert not done.stdout

@@ -1,0 +1,42 @@
+"""Eight workers are the same mathematics as ranks, as virtual workers, and as accumulated micro-batches."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from shared.catalog import load_tasks
+
+SMOKE = load_tasks()["classification"].configs["smoke"]
+WAYS = {
+    "virtual": ["--model.virtual_workers=2"],
+    "accumulated": [],
+    "ranks": ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu"],
+}
+
+
+def run(folder: Path, norm: str, way: str) -> tuple[dict[str, torch.Tensor], dict]:
+    flags = [f"--config={SMOKE}", f"--run_dir={folder}", "--wandb=off", f"--model.norm={norm}", "--model.total_workers=2"]
+    flags += ["--trainer.precision=64-true", "--data.train_images=170", "--data.test_images=70", "--data.eval_batch_size=16", *WAYS[way]]
+    done = subprocess.run([sys.executable, "-m", "classification", *flags], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 20, "170 images are 10 whole steps of 2 × 8, twice"
+    state = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith("network.")}
+    return state, json.loads((folder / "record.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["bgn", "bn"])
+def test_ranks_virtual_workers_and_accumulation_agree(norm, tmp_path):
+    states, records = zip(*(run(tmp_path / way, norm, way) for way in WAYS))
+    for way, state in zip(WAYS, states):
+        assert state.keys() == states[0].keys()
+        for name, value in state.items():
+            torch.testing.assert_close(value, states[0][name], rtol=1e-9, atol=1e-9, msg=lambda text: f"{way}, {name}: {text}")  # noqa: B023
+    for record in records:
+        assert record["metrics"]["test/top1_last"]["n"] == 70
+        assert record["metrics"]["test/top1_last"]["value"] == pytest.approx(records[0]["metrics"]["test/top1_last"]["value"], abs=1e-9)
+        assert record["metrics"]["train/loss"]["value"] == pytest.approx(records[0]["metrics"]["train/loss"]["value"], rel=1e-6)
