@@ -14,7 +14,9 @@ def quiet_environment(tmp_path_factory: pytest.TempPathFactory):
     home = tmp_path_factory.mktemp("home")
     names = ("WANDB_API_KEY", "NORM_SUITE_COMMAND", "MAKEFLAGS", "NORM_SUITE_TRACEBACK")
     kept = {name: os.environ.pop(name, None) for name in names}
-    os.environ.update(NETRC=str(home / "netrc"), WANDB_MODE="offline", WANDB_CONFIG_DIR=str(home), WANDB_CACHE_DIR=str(home))
+    os.environ.update(
+        NETRC=str(home / "netrc"), WANDB_MODE="offline", WANDB_CONFIG_DIR=str(home), WANDB_CACHE_DIR=str(home)
+    )
     yield
     os.environ.update({name: value for name, value in kept.items() if value is not None})
 
@@ -53,5 +55,4 @@ def imagenet20_dir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         pytest.skip("the ImageNet subset is absent from DATA_DIR: no imagenet20_64")
     folder = tmp_path_factory.mktemp("imagenet20")
     subprocess.run([sys.executable, "-m", "zipfile", "-e", packed, folder], check=True)
-    inner = next(path.parent for path in folder.rglob("train") if path.is_dir())
-    return inner
+    return next(path.parent for path in folder.rglob("train") if path.is_dir())

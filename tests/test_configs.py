@@ -4,6 +4,7 @@ import importlib
 
 import pytest
 import yaml
+
 from shared.catalog import load_grids, load_tasks
 from shared.make import run_arguments
 from shared.parser import SuiteCLI
@@ -21,7 +22,9 @@ def task_classes(name: str):
 @pytest.mark.parametrize(("task", "config"), CONFIGS, ids=[f"{task.name}-{config}" for task, config in CONFIGS])
 def test_config_parses(task, config, tmp_path):
     module, data = task_classes(task.name)
-    cli = SuiteCLI(module, data, [f"--config={task.configs[config]}", f"--data.data_dir={tmp_path}", "--model.norm=bn"])
+    cli = SuiteCLI(
+        module, data, [f"--config={task.configs[config]}", f"--data.data_dir={tmp_path}", "--model.norm=bn"]
+    )
     assert cli.config.data.batch_size >= 1
     assert cli.trainer_settings()["max_epochs"] >= 1
 

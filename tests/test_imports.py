@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from shared.catalog import ROOT, load_tasks
 
 TASKS = list(load_tasks())
@@ -45,7 +46,8 @@ def test_norm_layers_import_torch_only():
 
 
 def test_norm_layers_work_without_jaxtyping():
-    code = "import sys; sys.modules['jaxtyping'] = None; from norm_layers import make_norm; print(make_norm('bgn', 8, num_groups=2))"
+    hidden = "import sys; sys.modules['jaxtyping'] = None"
+    code = hidden + "\nfrom norm_layers import make_norm\nprint(make_norm('bgn', 8, num_groups=2))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "BatchGroupNorm" in done.stdout

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+
 from shared.catalog import ROOT, load_tasks
 from shared.make import TARGET_VARIABLES, TARGETS, run_arguments, target_commands
 
@@ -21,7 +22,7 @@ COMMANDS = [(file, command) for file in READMES for command in commands(file)]
 
 
 @pytest.mark.parametrize(("file", "command"), COMMANDS, ids=[f"{f.parent.name}: {c}" for f, c in COMMANDS])
-def test_command_is_understood(file, command):  # noqa: ARG001
+def test_command_is_understood(file, command):
     words = shlex.split(command)[1:]
     targets = [word for word in words if "=" not in word]
     variables = dict(word.split("=", 1) for word in words if "=" in word)

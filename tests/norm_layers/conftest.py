@@ -1,4 +1,4 @@
-"""Fixtures for the norm layers: checked shape annotations, references in plain loops, and helpers for two ranks."""
+"""Fixtures for the norm layers: checked shape annotations, references in plain loops, a small trained net."""
 
 import copy
 import logging
@@ -88,9 +88,10 @@ def _seeded():
 @pytest.fixture
 def unchecked():
     """Switch the checks of annotations off: the compiler cannot trace them, and they answer before our own errors."""
+    before = config.jaxtyping_disable
     config.update("jaxtyping_disable", True)
     yield
-    config.update("jaxtyping_disable", False)
+    config.update("jaxtyping_disable", before)
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from norm_layers import make_norm, synchronise_statistics
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from norm_layers import make_norm, synchronise_statistics
 
 
 def build_net(name, options):

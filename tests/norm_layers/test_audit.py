@@ -6,9 +6,10 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from torch import nn
+
 from norm_layers import audit_norms, make_norm, norm_factory, summarise_audit
 from norm_layers.audit import describe_norm
-from torch import nn
 
 
 def one(norm, shape):

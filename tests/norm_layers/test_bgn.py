@@ -4,9 +4,10 @@ import copy
 
 import pytest
 import torch
-from norm_layers import BatchGroupNorm, make_norm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from norm_layers import BatchGroupNorm, make_norm
 
 
 def bgn(num_channels=8, num_groups=4, **options):
@@ -50,6 +51,14 @@ def test_more_groups_than_elements(training, reference):
     means = clamped.statistics.running_mean
     torch.testing.assert_close(means[:12], torch.tensor([0.1 * mean for mean, *_ in found], dtype=torch.float64))
     assert torch.equal(means[12:], torch.zeros(4, dtype=torch.float64))
+
+
+def test_clamped_to_one_group_per_channel_is_batch_norm():
+    clamped, plain = bgn(8, 16, uneven="clamp"), nn.BatchNorm2d(8)
+    x = torch.randn(4, 8, 1, 1)
+    assert torch.equal(clamped(x), plain(x))
+    assert torch.equal(clamped.statistics.running_var, torch.cat([plain.running_var, torch.ones(8)]))
+    assert torch.equal(clamped.eval()(x), plain.eval()(x))
 
 
 @pytest.mark.parametrize(
@@ -170,6 +179,7 @@ def test_convert_sync_batchnorm_makes_a_synchronised_bgn(randomised):
     assert list(converted.state_dict()) == [f"0.{key}" for key in norm.state_dict()]
     x = torch.randn(4, 8, 4, 4)
     torch.testing.assert_close(converted.eval()(x), norm.eval()(x))
+    assert converted.bfloat16()[0].statistics.running_mean.dtype == torch.float32
     uneven = nn.SyncBatchNorm.convert_sync_batchnorm(bgn(8, 5))
     with pytest.raises(ValueError, match=r"num_groups must divide.*nn\.SyncBatchNorm.*synchronise_statistics"):
         uneven(x)

@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 import torch
-from norm_layers import NORMS, frozen_statistics, make_norm
 from torch import nn
+
+from norm_layers import NORMS, frozen_statistics, make_norm
 
 GROUPS = [1, 4, 8, 16, 5]
 

@@ -5,8 +5,9 @@ import pickle
 
 import pytest
 import torch
-from norm_layers import NORMS, make_norm, norm_factory
 from torch import nn
+
+from norm_layers import NORMS, make_norm, norm_factory
 
 NAMES = list(NORMS)
 SHAPES = [(4, 8), (4, 8, 6), (4, 8, 6, 5), (2, 8, 3, 4, 2)]

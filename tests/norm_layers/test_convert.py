@@ -4,9 +4,10 @@ import copy
 
 import pytest
 import torch
+from torch import nn
+
 from norm_layers import NORMS, BatchGroupNorm, VirtualWorkerNorm, convert_norm, make_norm, norm_factory
 from norm_layers.fold import pool_channel_statistics
-from torch import nn
 
 X = torch.randn(3, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from norm_layers import make_norm
 from torch import nn
+
+from norm_layers import make_norm
 
 N, C, H, W = 4, 12, 6, 4
 D = C * H * W

@@ -6,6 +6,8 @@ import re
 
 import pytest
 import torch
+from torch import nn
+
 from norm_layers import (
     NORMS,
     BatchGroupNorm,
@@ -20,7 +22,6 @@ from norm_layers import (
     make_norm,
     norm_factory,
 )
-from torch import nn
 
 
 @pytest.fixture

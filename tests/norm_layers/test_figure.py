@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from norm_layers import NORMS, draw_norms, make_norm
 from norm_layers.figure import CHANNELS, PANELS, POSITIONS, SAMPLES, highlighted_elements
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+
 from norm_layers import BatchNorm, make_norm, synchronise_statistics
 from norm_layers.sync import AllReduceSum
-from torch import nn
 
 WORLD = 2
 KINDS = {

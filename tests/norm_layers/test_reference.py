@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from norm_layers import make_norm
 from norm_layers.functional import batch_group_norm, group_blocks
 from norm_layers.sync_functional import synchronised_batch_group_norm

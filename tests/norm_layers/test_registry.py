@@ -4,8 +4,9 @@ import importlib
 import subprocess
 import sys
 
-import norm_layers
 import pytest
+
+import norm_layers
 from norm_layers.registry import NORMS, NormSpec, default_num_groups, load_norm, resolve_norm
 
 

@@ -5,6 +5,8 @@ import pickle
 
 import pytest
 import torch
+from torch import nn
+
 from norm_layers import (
     NORMS,
     freeze_statistics,
@@ -13,7 +15,6 @@ from norm_layers import (
     make_norm,
     unfreeze_statistics,
 )
-from torch import nn
 
 
 class NormOnTop(nn.modules.batchnorm._BatchNorm):

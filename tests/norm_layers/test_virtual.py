@@ -4,8 +4,9 @@ import copy
 
 import pytest
 import torch
-from norm_layers import NORMS, VirtualWorkerNorm, frozen_statistics, make_norm, norm_factory
 from torch import nn
+
+from norm_layers import NORMS, VirtualWorkerNorm, frozen_statistics, make_norm, norm_factory
 
 NAMES = [name for name, spec in NORMS.items() if spec.has_running_statistics]
 
@@ -119,7 +120,7 @@ def test_attributes_that_backbones_use():
     virtual = build("bgn", virtual_workers=2)
     assert virtual.weight is virtual.norm.weight
     assert virtual.bias is virtual.norm.bias
-    assert virtual.num_channels == 8
+    assert virtual.num_channels == VirtualWorkerNorm(nn.BatchNorm2d(8), 2).num_channels == 8
     assert "num_workers=2, running_statistics='rank0'" in repr(virtual)
 
 

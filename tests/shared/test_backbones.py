@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from shared.backbones import BACKBONES, STEMS, build_backbone, resolve_backbone
 from torch import nn
 from torchvision.models import resnet50
+
+from shared.backbones import BACKBONES, STEMS, build_backbone, resolve_backbone
 
 SMALL = {"num_classes": 10, "norm_layer": nn.BatchNorm2d}
 

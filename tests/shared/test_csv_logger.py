@@ -3,6 +3,7 @@
 import csv
 
 import pytest
+
 from shared.csv_logger import CsvLogger, cut_after, last_step
 
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 
 import pytest
+
 from norm_layers.registry import NORMS
 from shared.catalog import ROOT, RUN_VARIABLES, load_tasks
 from shared.errors import UserError
@@ -31,7 +32,13 @@ def test_variables_of_makeflags(makeflags, names):
 
 def test_variables_become_flags(monkeypatch):
     monkeypatch.delenv("DATA_DIR", raising=False)
-    given = {"task": "classification", "norm": "bn", "batch_size": "2", "seed": "3", "args": "--trainer.max_epochs=5 --wandb=off"}
+    given = {
+        "task": "classification",
+        "norm": "bn",
+        "batch_size": "2",
+        "seed": "3",
+        "args": "--trainer.max_epochs=5 --wandb=off",
+    }
     assert run_arguments(given, TASKS) == [
         "-m", "classification", f"--config={CONFIG}", "--model.norm=bn", "--data.batch_size=2", "--seed=3",
         "--trainer.max_epochs=5", "--wandb=off",
@@ -45,7 +52,17 @@ def test_data_dir_of_the_environment_is_the_default(monkeypatch):
 
 
 def test_command_line_has_one_spelling_and_no_place():
-    command = command_line({"seed": "1", "norm": "bn", "task": "classification", "runs": "a", "data_dir": "b", "wandb": "off", "args": "-a -b"})
+    command = command_line(
+        {
+            "seed": "1",
+            "norm": "bn",
+            "task": "classification",
+            "runs": "a",
+            "data_dir": "b",
+            "wandb": "off",
+            "args": "-a -b",
+        }
+    )
     assert command == "make task=classification norm=bn seed=1 args='-a -b'"
 
 

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
+
 from shared.report import paper
 from shared.report.paper import load_paper_tables, paper_entry, paper_value
 

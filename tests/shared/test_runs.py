@@ -5,6 +5,7 @@ import math
 import os
 
 import pytest
+
 from shared.errors import UserError, choose
 from shared.runs import Metric, create_run, finite_metrics, open_run, run_name, short_norm, write_json
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from shared.errors import UserError
 from shared.sweep import finished_commands, main, override, read_grid
 
@@ -38,7 +39,9 @@ def test_norms_and_seeds_can_be_replaced(grid):
     assert [(cell["norm"], cell["seed"]) for cell in cells] == [("gn", "7"), ("pkg.m:Mine", "7")]
 
 
-@pytest.mark.parametrize("text", ["[", "a: 1", "method: random\nparameters: {a: {value: 1}}", "method: grid\nparameters: {a: 3}"])
+@pytest.mark.parametrize(
+    "text", ["[", "a: 1", "method: random\nparameters: {a: {value: 1}}", "method: grid\nparameters: {a: 3}"]
+)
 def test_a_file_that_is_no_grid_is_named(tmp_path, text):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
@@ -68,7 +71,15 @@ def test_a_grid_runs_once_and_a_failed_cell_does_not_stop_the_rest(grid, tmp_pat
     assert len(list(runs.rglob("record.json"))) == 1
 
 
-@pytest.mark.parametrize("flags", [["--grid=none.yaml"], ["--grid=no"], ["--grid=classification_cifar10", "--jobs=0"], ["--grid=classification_cifar10", "--norm=bgm"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--grid=none.yaml"],
+        ["--grid=no"],
+        ["--grid=classification_cifar10", "--jobs=0"],
+        ["--grid=classification_cifar10", "--norm=bgm"],
+    ],
+)
 def test_mistakes(flags, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main([*flags, f"--runs={tmp_path / 'runs'}"])

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from norm_layers import NormAudit, audit_norms, summarise_audit
-from norm_layers.registry import NORMS
 from torch import Tensor, nn
 
+from norm_layers import NormAudit, audit_norms, summarise_audit
+from norm_layers.registry import NORMS
 from shared.errors import UserError
 
 
@@ -29,14 +29,18 @@ def audit_network(network: nn.Module, example_input: Tensor, *, batch_size: int)
         if _is_batch_norm(audit) and audit.values_per_statistic == 1:
             shape = (batch_size, audit.channels, audit.height, audit.width)
             raise UserError(
-                f"each statistic of {audit.norm} must average at least 2 values; got 1 at {audit.layer}, whose input has the "
-                f"shape {shape} with {audit.num_groups or audit.channels} groups. Use a larger batch_size or fewer groups."
+                f"each statistic of {audit.norm} must average at least 2 values; got 1 at {audit.layer}, whose input "
+                f"has the shape {shape} with {audit.num_groups or audit.channels} groups. Use a larger batch_size or "
+                "fewer groups."
             )
     kinds = [
         {
             "shape": [kind["channels"], kind["height"], kind["width"]],
             "count": kind["layers"],
-            **{name: kind[name] for name in ("norm", "num_groups", "values_per_statistic", "straddling", "fallback", "equivalent")},
+            **{
+                name: kind[name]
+                for name in ("norm", "num_groups", "values_per_statistic", "straddling", "fallback", "equivalent")
+            },
         }
         for kind in summarise_audit(audits)
     ]
@@ -50,4 +54,6 @@ def _is_batch_norm(audit: NormAudit) -> bool:
 def _at_batch_size(audit: NormAudit, batch_size: int) -> NormAudit:
     if not _is_batch_norm(audit) or audit.values_per_statistic is None:
         return replace(audit, batch_size=batch_size)
-    return replace(audit, batch_size=batch_size, values_per_statistic=audit.values_per_statistic // audit.batch_size * batch_size)
+    return replace(
+        audit, batch_size=batch_size, values_per_statistic=audit.values_per_statistic // audit.batch_size * batch_size
+    )

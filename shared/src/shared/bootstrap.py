@@ -18,7 +18,11 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 def members() -> list:
     """Return the folders of the workspace's packages, the layers first."""
-    return [path.parent for pattern in ("packages/*", "shared", "tasks/*") for path in sorted(ROOT.glob(f"{pattern}/pyproject.toml"))]
+    return [
+        path.parent
+        for pattern in ("packages/*", "shared", "tasks/*")
+        for path in sorted(ROOT.glob(f"{pattern}/pyproject.toml"))
+    ]
 
 
 def fingerprint() -> str:
@@ -42,9 +46,15 @@ def find_uv() -> str:
         return found
     own = TOOLS / PYTHON.relative_to(VENV).with_name("uv")
     if not own.exists():
-        run([sys.executable, "-m", "venv", str(TOOLS)], "Python's venv module is missing: install it (python3-venv) or uv.")
+        run(
+            [sys.executable, "-m", "venv", str(TOOLS)],
+            "Python's venv module is missing: install it (python3-venv) or uv.",
+        )
         pip = TOOLS / PYTHON.relative_to(VENV)
-        run([str(pip), "-m", "pip", "install", "--quiet", "uv"], "uv could not be installed with pip; install uv yourself.")
+        run(
+            [str(pip), "-m", "pip", "install", "--quiet", "uv"],
+            "uv could not be installed with pip; install uv yourself.",
+        )
     return str(own)
 
 
@@ -70,10 +80,17 @@ def ensure(*, quiet: bool = True) -> None:
         if is_ready():
             return
         first = not PYTHON.exists()
-        print("Setting up .venv" + (" (first time: several GB, some minutes)" if first else "") + " …", file=sys.stderr, flush=True)
+        print(
+            "Setting up .venv" + (" (first time: several GB, some minutes)" if first else "") + " …",
+            file=sys.stderr,
+            flush=True,
+        )
         uv = find_uv()
         if first:
-            run([uv, "venv", "--quiet", "--python", ">=3.11", str(VENV)], "no Python 3.11 or newer was found; install one.")
+            run(
+                [uv, "venv", "--quiet", "--python", ">=3.11", str(VENV)],
+                "no Python 3.11 or newer was found; install one.",
+            )
         target = ["--quiet", "--python", str(PYTHON)]
         failure = "the packages of requirements.lock could not be installed (see above); `make setup` tries again."
         run([uv, "pip", "sync", *target, "requirements.lock"], failure)
@@ -86,7 +103,16 @@ def write_lock() -> None:
     """Resolve the workspace anew and write requirements.lock: every version, no address."""
     uv = find_uv()
     run([uv, "lock", "--quiet", "--upgrade"], "the dependencies could not be resolved (see above).")
-    command = [uv, "export", "--quiet", "--no-hashes", "--no-emit-workspace", "--no-annotate", "--no-header", "--all-packages"]
+    command = [
+        uv,
+        "export",
+        "--quiet",
+        "--no-hashes",
+        "--no-emit-workspace",
+        "--no-annotate",
+        "--no-header",
+        "--all-packages",
+    ]
     run([*command, "--output-file", "requirements.lock"], "requirements.lock could not be written (see above).")
 
 

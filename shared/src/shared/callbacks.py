@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class History(Checkpoint):
     def __init__(self) -> None:
         self.epochs: list[dict[str, float]] = []
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the epoch's metrics; the epoch counts from 1."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self.epochs.append({"epoch": trainer.current_epoch + 1, **metrics})
@@ -47,12 +48,18 @@ class RandomState(Callback):
     """Puts the state of every random generator into the checkpoints and takes it from there."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states of Python's, NumPy's, torch's and CUDA's generators, as types that load with `weights_only`."""
+        """Return the states of all generators, as types that load with `weights_only`."""
         version, internal, gauss = random.getstate()
-        name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+        name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
         return {
             "python": [version, list(internal), gauss],
-            "numpy": [str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), int(position), int(has_gauss), float(cached)],
+            "numpy": [
+                str(name),
+                torch.from_numpy(np.asarray(keys).astype(np.int64)),
+                int(position),
+                int(has_gauss),
+                float(cached),
+            ],
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
@@ -61,7 +68,7 @@ class RandomState(Callback):
         """Keep the states until training starts: building and restoring may still draw numbers."""
         self._state: dict[str, Any] | None = state_dict
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restore the generators of a resumed run."""
         state, self._state = getattr(self, "_state", None), None
         if state is None:
@@ -87,7 +94,13 @@ class RunCheckpoint(Checkpoint):
     """
 
     def __init__(
-        self, folder: Path, signals: StopSignals, *, minutes: float = 30.0, monitor: str | None = None, mode: str = "max"
+        self,
+        folder: Path,
+        signals: StopSignals,
+        *,
+        minutes: float = 30.0,
+        monitor: str | None = None,
+        mode: str = "max",
     ) -> None:
         self.folder, self.signals, self.seconds, self.monitor, self.mode = folder, signals, minutes * 60, monitor, mode
         self.best: float | None = None
@@ -117,18 +130,18 @@ class RunCheckpoint(Checkpoint):
         asked = self.signals.received is not None
         return asked if trainer.world_size == 1 else not trainer.strategy.reduce_boolean_decision(not asked, all=True)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock, and take the signals from Lightning."""
         self.signals.take_back()
         self._saved_at = time.monotonic()
 
-    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:  # noqa: ARG002
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Leave, once the step that was saved has been logged."""
         if self._leaving:
             raise Interrupted(self.signals.received or 15)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Save within an epoch if it is time; the last batch is left to the epoch's end, which comes after validation."""
+        """Save within an epoch if it is time; the epoch's end, after validation, has its own save."""
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return
         due = time.monotonic() - self._saved_at >= self.seconds
@@ -138,7 +151,7 @@ class RunCheckpoint(Checkpoint):
         if due or self._leaving:
             self.save(trainer, "last.ckpt")
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the epoch, and the best one."""
         if self.monitor is not None and self.monitor in trainer.callback_metrics:
             value = float(trainer.callback_metrics[self.monitor])
@@ -148,7 +161,7 @@ class RunCheckpoint(Checkpoint):
                 self.save(trainer, "best.ckpt")
         self.save(trainer, "last.ckpt")
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave between two epochs, once the finished one has been saved and logged."""
         if trainer.current_epoch > 0 and self._asked_to_stop(trainer):
             raise Interrupted(self.signals.received or 15)
@@ -157,8 +170,8 @@ class RunCheckpoint(Checkpoint):
 def steps_per_epoch(trainer: pl.Trainer, num_batches: int) -> int:
     """Return the optimiser steps in an epoch.
 
-    Lightning's `estimated_stepping_batches` must not be used for this: it makes the training loader before a checkpoint's
-    loader state is there, and the state is then never loaded.
+    Lightning's `estimated_stepping_batches` must not be used for this: it makes the training loader before a
+    checkpoint's loader state is there, and the state is then never loaded.
 
     Args:
         trainer: The trainer, with its limits and accumulation.
@@ -170,13 +183,22 @@ def steps_per_epoch(trainer: pl.Trainer, num_batches: int) -> int:
 
 
 class DivergenceGuard(Callback):
-    """Ends a run whose training loss is no longer finite; looked at every `every_n_steps`, since looking waits for the GPU."""
+    """Ends a run whose training loss is no longer finite.
+
+    Args:
+        every_n_steps: Steps between two looks, each of which waits for the GPU.
+    """
 
     def __init__(self, *, every_n_steps: int = 50) -> None:
         self.every_n_steps = every_n_steps
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ARG002
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Raise Diverged on a loss that is not finite."""
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
@@ -187,7 +209,9 @@ class DivergenceGuard(Callback):
         if trainer.world_size > 1:
             is_finite = trainer.strategy.reduce_boolean_decision(is_finite, all=True)
         if not is_finite:
-            raise Diverged(f"the training loss is not finite at step {trainer.global_step} (epoch {trainer.current_epoch + 1})")
+            raise Diverged(
+                f"the training loss is not finite at step {trainer.global_step} (epoch {trainer.current_epoch + 1})"
+            )
 
 
 class Throughput(Callback):
@@ -207,15 +231,22 @@ class Throughput(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the counts."""
-        self.images, self.seconds, self.wall_seconds = (state_dict[key] for key in ("images", "seconds", "wall_seconds"))
+        self.images, self.seconds, self.wall_seconds = (
+            state_dict[key] for key in ("images", "seconds", "wall_seconds")
+        )
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the epoch's clock."""
         self._epoch_started = time.monotonic()
         self._epoch_images = 0
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ARG002
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Count the batch, and close the epoch at its last one."""
         if not self._epoch_started:  # resumed within an epoch: its clock starts here
@@ -241,15 +272,15 @@ class EpochLines(Checkpoint):
         metrics: Names of the metrics to print.
     """
 
-    def __init__(self, metrics: list[str]) -> None:
+    def __init__(self, metrics: Sequence[str]) -> None:
         self.metrics = metrics
         self._epochs = 0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the time."""
         self._started = time.monotonic()
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the epoch's metrics and the time left."""
         self._epochs += 1
         if not trainer.is_global_zero:
@@ -258,4 +289,8 @@ class EpochLines(Checkpoint):
         left = (trainer.max_epochs or 0) - trainer.current_epoch - 1
         shown = {name: trainer.callback_metrics[name] for name in self.metrics if name in trainer.callback_metrics}
         numbers = "  ".join(f"{name} {float(value):.4g}" for name, value in shown.items())
-        print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {numbers}  {each:.1f} s each, {each * left:.0f} s left", flush=True)
+        print(
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {numbers}  "
+            f"{each:.1f} s each, {each * left:.0f} s left",
+            flush=True,
+        )

@@ -29,7 +29,7 @@ class Variable:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One experiment: a folder of tasks/ with a Lightning package, configs and a pyproject.toml that names its variables.
+    """One experiment: a folder of tasks/ with a Lightning package, configs and a pyproject.toml that names variables.
 
     Args:
         name: Folder and import name ("fewshot").
@@ -54,7 +54,9 @@ class Task:
         if name.endswith((".yaml", ".yml")):
             path = Path(name).expanduser()
             if not path.is_file():
-                raise UserError(f"config must be an existing YAML file or one of {', '.join(self.configs)}; got {name!r}.")
+                raise UserError(
+                    f"config must be an existing YAML file or one of {', '.join(self.configs)}; got {name!r}."
+                )
             return path
         return self.configs[choose("config", name, self.configs)]
 
@@ -64,7 +66,9 @@ RUN_VARIABLES = {
     "norm": Variable(flag="--model.norm", help="norm layer, or package.module:Class of your own", example="bgn"),
     "config": Variable(flag=None, help="which experiment file of the task", example="default"),
     "batch_size": Variable(flag="--data.batch_size", help="images per worker and step", example="2"),
-    "num_groups": Variable(flag="--model.num_groups", help="G of GN, GBGN and BGN (the paper's where left out)", example="8"),
+    "num_groups": Variable(
+        flag="--model.num_groups", help="G of GN, GBGN and BGN (the paper's where left out)", example="8"
+    ),
     "seed": Variable(flag="--seed", help="random seed", example="3"),
     "data_dir": Variable(flag="--data.data_dir", help="folder with the real images (or DATA_DIR)", example="~/data"),
     "download": Variable(flag="--data.download", help="true: let torchvision download CIFAR-10", example="true"),
@@ -82,10 +86,16 @@ def load_tasks(root: Path = ROOT) -> dict[str, Task]:
         folder = pyproject.parent
         name = folder.name
         settings = tomllib.loads(pyproject.read_text())["tool"]["norm-suite"]
-        files = sorted((folder / "src" / name / "configs").glob("*.yaml"), key=lambda path: (path.stem != "default", path.stem))
+        files = sorted(
+            (folder / "src" / name / "configs").glob("*.yaml"), key=lambda path: (path.stem != "default", path.stem)
+        )
         variables = {key: Variable(**value) for key, value in settings.get("variables", {}).items()}
         tasks[name] = Task(
-            name=name, title=settings["title"], folder=folder, configs={path.stem: path for path in files}, variables=variables
+            name=name,
+            title=settings["title"],
+            folder=folder,
+            configs={path.stem: path for path in files},
+            variables=variables,
         )
     return tasks
 

@@ -69,7 +69,9 @@ def prepare(module: type[TaskModule], data: type[TaskData], arguments: list[str]
         run = open_run(options.resume)
         config = run.config
         if not run.is_finished and not run.last_checkpoint.is_file():
-            raise UserError(f"resume must be a run with checkpoints/last.ckpt; {run.path} was stopped before its first one.")
+            raise UserError(
+                f"resume must be a run with checkpoints/last.ckpt; {run.path} was stopped before its first one."
+            )
     cli.datamodule.open()
     pl.seed_everything(options.seed, workers=True, verbose=False)
     cli.model.build(cli.datamodule)
@@ -107,12 +109,18 @@ def open_or_create_run(prepared: Prepared, task: str) -> Run:
     return run
 
 
-def make_trainer(prepared: Prepared, folder: Path, loggers: list[Any], signals: StopSignals) -> tuple[pl.Trainer, History, Throughput]:
+def make_trainer(
+    prepared: Prepared, folder: Path, loggers: list[Any], signals: StopSignals
+) -> tuple[pl.Trainer, History, Throughput]:
     """Build the trainer with the callbacks of every run."""
     settings = prepared.cli.trainer_settings()
     history, throughput = History(), Throughput()
     checkpoint = RunCheckpoint(
-        folder, signals, minutes=prepared.cli.config_init.checkpoint_minutes, monitor=prepared.module.monitor, mode=prepared.module.mode
+        folder,
+        signals,
+        minutes=prepared.cli.config_init.checkpoint_minutes,
+        monitor=prepared.module.monitor,
+        mode=prepared.module.mode,
     )
     callbacks: list[pl.Callback] = [history, RandomState(), DivergenceGuard(), throughput, checkpoint]
     if settings.get("enable_progress_bar") is None and not sys.stderr.isatty():
@@ -137,7 +145,10 @@ def train(
     status, tested = "done", {}
     try:
         trainer.fit(
-            prepared.module, datamodule=prepared.data, ckpt_path=resume / "checkpoints" / "last.ckpt" if resume else None, weights_only=True
+            prepared.module,
+            datamodule=prepared.data,
+            ckpt_path=resume / "checkpoints" / "last.ckpt" if resume else None,
+            weights_only=True,
         )
         if signals.received is not None:
             raise Interrupted(signals.received)
@@ -152,7 +163,8 @@ def train(
     axes = run_axes(prepared)
     return build_record(
         run, outcome=prepared.module.outcome(prepared.data, history.epochs, tested), status=status,
-        norm=axes.pop("norm"), num_groups=axes.pop("num_groups"), batch_size=axes.pop("batch_size"), seed=axes.pop("seed"), axes=axes,
+        norm=axes.pop("norm"), num_groups=axes.pop("num_groups"), batch_size=axes.pop("batch_size"),
+        seed=axes.pop("seed"), axes=axes,
         dataset=prepared.data.describe(), norm_audit=prepared.norm_audit, device=trainer.strategy.root_device,
         wall_time_seconds=throughput.state_dict()["wall_seconds"], images_per_second=throughput.images_per_second,
         wandb=wandb_entry(prepared.wandb_mode, run, wandb_logger),
@@ -165,12 +177,18 @@ def wandb_entry(mode: str, run: Run, logger: RunWandbLogger | None) -> dict[str,
         return {"mode": "off", "id": None, "url": None}
     experiment = logger.experiment
     is_offline = bool(experiment.offline)
-    return {"mode": "offline" if is_offline else mode, "id": experiment.id or run.name, "url": None if is_offline else experiment.url}
+    return {
+        "mode": "offline" if is_offline else mode,
+        "id": experiment.id or run.name,
+        "url": None if is_offline else experiment.url,
+    }
 
 
 def wandb_summary(record: dict[str, Any]) -> dict[str, Any]:
     """Return the flat numbers that W&B's tables and bar charts show: final/… for every metric."""
-    return {f"final/{name}": metric["value"] for name, metric in record["metrics"].items()} | {"status": record["status"]}
+    return {f"final/{name}": metric["value"] for name, metric in record["metrics"].items()} | {
+        "status": record["status"]
+    }
 
 
 @rank_zero_only
@@ -181,7 +199,7 @@ def rank_zero_print(text: str) -> None:
 
 def execute(prepared: Prepared, task: str) -> int:
     """Carry out a prepared run and return the exit code: 0, or 128 + the signal that stopped it."""
-    is_main = rank_zero_only.rank == 0
+    is_main = getattr(rank_zero_only, "rank", 0) == 0
     options = prepared.cli.config_init
     run = open_or_create_run(prepared, task) if is_main else None
     if run and run.is_finished:
@@ -197,8 +215,8 @@ def execute(prepared: Prepared, task: str) -> int:
                     cut_after(run.path / "metrics.csv", checkpoint_step(run.last_checkpoint) - 1)
                 wandb_logger = start_wandb(
                     run, mode=prepared.wandb_mode, project=options.wandb_project, entity=options.wandb_entity,
-                    axes={"task": task, **run_axes(prepared)}, config=json.loads(json.dumps(prepared.cli.config.as_dict(), default=str)),
-                    skip_through_step=sent,
+                    axes={"task": task, **run_axes(prepared)}, skip_through_step=sent,
+                    config=json.loads(json.dumps(prepared.cli.config.as_dict(), default=str)),
                 )  # fmt: skip
                 loggers = [CsvLogger(run.path / "metrics.csv"), *([wandb_logger] if wandb_logger else [])]
         except UserError:
@@ -211,7 +229,11 @@ def execute(prepared: Prepared, task: str) -> int:
             finish_wandb(wandb_logger, summary={}, exit_code=stop.exit_code)
             if run:
                 can_resume = run.last_checkpoint.is_file()
-                rank_zero_print(f"Stopped. Go on with: make resume={run.path}" if can_resume else "Stopped before the first checkpoint.")
+                rank_zero_print(
+                    f"Stopped. Go on with: make resume={run.path}"
+                    if can_resume
+                    else "Stopped before the first checkpoint."
+                )
             return stop.exit_code
         except BaseException:
             finish_wandb(wandb_logger, summary={}, exit_code=1)
@@ -240,8 +262,8 @@ def main(task: str, module: type[TaskModule], data: type[TaskData], arguments: l
         arguments: The command line; None takes sys.argv.
 
     Returns:
-        The exit code: 0 for a finished or diverged run, 128 + n if signal n stopped it. A request that cannot be carried
-        out ends the process with code 2 and one line on stderr.
+        The exit code: 0 for a finished or diverged run, 128 + n if signal n stopped it. A request that cannot be
+        carried out ends the process with code 2 and one line on stderr.
     """
     try:
         prepared = prepare(module, data, arguments)

@@ -70,4 +70,6 @@ class CsvLogger(Logger):
             writer = csv.writer(file)
             if is_new:
                 writer.writerow(COLUMNS)
-            writer.writerows([epoch, step or 0, name, repr(float(value))] for name, value in metrics.items() if name != "epoch")
+            writer.writerows(
+                [epoch, step or 0, name, repr(float(value))] for name, value in metrics.items() if name != "epoch"
+            )

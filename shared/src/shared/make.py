@@ -1,7 +1,7 @@
 """The make interface: reads the variables of `make …`, checks them, and starts the command that does the work.
 
-Runs under the system's Python with nothing installed, so that help and mistakes are answered at once; the environment is
-set up only when something is going to run.
+Runs under the system's Python with nothing installed, so that help and mistakes are answered at once; the environment
+is set up only when something is going to run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-SOURCES = [Path(__file__).resolve().parents[1], Path(__file__).resolve().parents[3] / "packages" / "norm_layers" / "src"]
+SOURCES = [
+    Path(__file__).resolve().parents[1],
+    Path(__file__).resolve().parents[3] / "packages" / "norm_layers" / "src",
+]
 if __name__ == "__main__":
     sys.path[0] = str(SOURCES[0])
     sys.path.insert(1, str(SOURCES[1]))
@@ -26,7 +29,6 @@ if __name__ == "__main__":
 import json
 
 from norm_layers.registry import NORMS, resolve_norm
-
 from shared import bootstrap
 from shared.catalog import ROOT, RUN_VARIABLES, Task, Variable, default_data_dir, load_grids, load_tasks
 from shared.errors import UserError, choose, exit_with_usage_error
@@ -87,7 +89,9 @@ def run_arguments(variables: dict[str, str], tasks: dict[str, Task]) -> list[str
     if "resume" in variables:
         return resume_arguments(variables)
     if "task" not in variables:
-        raise UserError(f"task must be one of {', '.join(tasks)}; got nothing. Try `make task={next(iter(tasks))} norm=bgn`.")
+        raise UserError(
+            f"task must be one of {', '.join(tasks)}; got nothing. Try `make task={next(iter(tasks))} norm=bgn`."
+        )
     task = tasks[choose("task", variables.pop("task"), tasks)]
     known = task_variables(task)
     for name in variables:
@@ -108,35 +112,62 @@ def resume_arguments(variables: dict[str, str]) -> list[str]:
     allowed = ("resume", "wandb", "args")
     for name in variables:
         if name not in allowed:
-            raise UserError(f"a resumed run keeps its settings, so only {', '.join(allowed)} may be given; got {name!r}.")
+            raise UserError(
+                f"a resumed run keeps its settings, so only {', '.join(allowed)} may be given; got {name!r}."
+            )
     run_dir = Path(variables["resume"]).expanduser()
     identity = run_dir / "run.json"
     if not identity.is_file():
         raise UserError(f"resume must be the folder of a run (it holds run.json); got {variables['resume']!r}.")
     task = json.loads(identity.read_text())["task"]
     wandb = [f"--wandb={variables['wandb']}"] if "wandb" in variables else []
-    return ["-m", task, f"--config={run_dir / 'config.yaml'}", f"--resume={run_dir}", *wandb, *shlex.split(variables.get("args", ""))]
+    return [
+        "-m",
+        task,
+        f"--config={run_dir / 'config.yaml'}",
+        f"--resume={run_dir}",
+        *wandb,
+        *shlex.split(variables.get("args", "")),
+    ]
 
 
 def command_line(variables: dict[str, str]) -> str:
     """Return the one spelling of a run's make command, without what does not change its result."""
     kept = {name: value for name, value in variables.items() if name not in ("runs", "wandb", "data_dir")}
-    order = [name for name in RUN_VARIABLES if name in kept] + sorted(name for name in kept if name not in RUN_VARIABLES)
+    order = [name for name in RUN_VARIABLES if name in kept] + sorted(
+        name for name in kept if name not in RUN_VARIABLES
+    )
     words = [f"{name}={shlex.quote(kept[name])}" for name in order]
     return " ".join(["make", *words])
 
 
 def help_text(tasks: dict[str, Task]) -> str:
     """Return what `make` alone prints."""
-    lines = ["Which normalization layer should I train with?", "", "Run an experiment (CPU, a few minutes, no data needed):"]
+    lines = [
+        "Which normalization layer should I train with?",
+        "",
+        "Run an experiment (CPU, a few minutes, no data needed):",
+    ]
     lines += ["  make task=classification norm=bgn", "", "Tasks:"]
     lines += [f"  {task.name:<16}{task.title}; config={'|'.join(task.configs)}" for task in tasks.values()]
-    lines += ["", "Norms:", "  " + " ".join(NORMS) + ", or package.module:Class of your own", "", "Variables of a run:"]
+    lines += [
+        "",
+        "Norms:",
+        "  " + " ".join(NORMS) + ", or package.module:Class of your own",
+        "",
+        "Variables of a run:",
+    ]
     lines += [f"  {name + '=' + variable.example:<42}{variable.help}" for name, variable in RUN_VARIABLES.items()]
     for task in tasks.values():
         lines += [f"  {name + '=' + v.example:<42}{v.help} ({task.name} only)" for name, v in task.variables.items()]
     lines += ["", "Targets:"] + [f"  make {name:<10}{text}" for name, text in TARGETS.items()]
-    lines += ["", "Grids:", "  " + " ".join(load_grids()), "", "Every flag of a task: make task=classification args=--help"]
+    lines += [
+        "",
+        "Grids:",
+        "  " + " ".join(load_grids()),
+        "",
+        "Every flag of a task: make task=classification args=--help",
+    ]
     return "\n".join(lines)
 
 
@@ -187,7 +218,10 @@ def target_commands(target: str, variables: dict[str, str], tasks: dict[str, Tas
     if target == "smoke":
         names = [choose("task", variables["task"], tasks)] if "task" in variables else list(tasks)
         rest = {name: value for name, value in variables.items() if name != "task"}
-        return [run_arguments({"norm": "bgn", "wandb": "offline", **rest, "task": name, "config": "smoke"}, tasks) for name in names]
+        return [
+            run_arguments({"norm": "bgn", "wandb": "offline", **rest, "task": name, "config": "smoke"}, tasks)
+            for name in names
+        ]
     if target == "sweep":
         grids = load_grids()
         name = variables.get("grid", "")
@@ -200,16 +234,26 @@ def target_commands(target: str, variables: dict[str, str], tasks: dict[str, Tas
         return [["-m", "shared.report", *(f"--{key}={value}" for key, value in variables.items())]]
     if target == "publish":
         if "runs" not in variables:
-            raise UserError("runs must be a folder of finished runs; got nothing. Try `make publish runs=runs/classification`.")
+            raise UserError(
+                "runs must be a folder of finished runs; got nothing. Try `make publish runs=runs/classification`."
+            )
         return [["-m", "shared.report", "--publish", variables["runs"]]]
     if target == "test":
         return [["-m", "pytest", *shlex.split(variables.get("args", ""))]]
-    return [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."], ["-m", "mypy", *source_folders(tasks)]]
+    return [
+        ["-m", "ruff", "check", "."],
+        ["-m", "ruff", "format", "--check", "."],
+        ["-m", "mypy", *source_folders(tasks)],
+    ]
 
 
 def source_folders(tasks: dict[str, Task]) -> list[str]:
     """Return the source folder of every member of the workspace."""
-    folders = [ROOT / "packages/norm_layers/src", ROOT / "shared/src", *(task.folder / "src" for task in tasks.values())]
+    folders = [
+        ROOT / "packages/norm_layers/src",
+        ROOT / "shared/src",
+        *(task.folder / "src" for task in tasks.values()),
+    ]
     return [str(folder.relative_to(ROOT)) for folder in folders]
 
 

@@ -29,7 +29,9 @@ class SuiteParser(LightningArgumentParser):
             key = found[1].lstrip("-").split("=")[0]
         elif found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
             key = f"{found[1]}.{found[2]}"
-        elif found := re.search(r"(?:does not accept option|[Kk]ey|[Oo]ption) '([\w.]+)'(?: is not (?:accepted|expected))?$", message):
+        elif found := re.search(
+            r"(?:does not accept option|[Kk]ey|[Oo]ption) '([\w.]+)'(?: is not (?:accepted|expected))?$", message
+        ):
             key = found[1]
         else:
             return message
@@ -63,14 +65,20 @@ class SuiteCLI(LightningCLI):
         """Add the settings of every run."""
         parser.add_argument("--config", action="config", help="YAML file with settings; flags after it override it.")
         parser.add_argument("--seed", type=int, default=0, help="Random seed of weights, order and augmentation.")
-        parser.add_argument("--runs", type=Path, default=Path("runs"), help="Folder below which the run gets its directory.")
+        parser.add_argument(
+            "--runs", type=Path, default=Path("runs"), help="Folder below which the run gets its directory."
+        )
         parser.add_argument("--run_dir", type=Path | None, default=None, help="The run's own directory, new or empty.")
         parser.add_argument("--resume", type=Path | None, default=None, help="Continue the run in this directory.")
         mode = Literal["auto", "online", "offline", "off"]
         parser.add_argument("--wandb", type=mode, default="auto", help="W&B: auto is online with a key, else offline.")
         parser.add_argument("--wandb_project", type=str, default="norm-suite", help="W&B project.")
-        parser.add_argument("--wandb_entity", type=str | None, default=None, help="W&B user or team; None: the key's own.")
-        parser.add_argument("--checkpoint_minutes", type=float, default=30.0, help="Minutes between checkpoints in an epoch.")
+        parser.add_argument(
+            "--wandb_entity", type=str | None, default=None, help="W&B user or team; None: the key's own."
+        )
+        parser.add_argument(
+            "--checkpoint_minutes", type=float, default=30.0, help="Minutes between checkpoints in an epoch."
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Give the model and the data the settings they share."""

@@ -46,11 +46,13 @@ def final_screen(run: Run, record: dict[str, Any]) -> str:
     lines = {
         f"{record['headline']}": f"{ours}   [{record['selection']}]",
         "paper": _paper_line(record),
-        "run": f"{record['task']}/{record['config']}, {record['norm']}{groups}, batch size {record['batch_size']}, seed {record['seed']}",
+        "run": f"{record['task']}/{record['config']}, {record['norm']}{groups}, batch size {record['batch_size']}, "
+        f"seed {record['seed']}",
         "data": f"{data['name']}: {data.get('note') or 'whole'}",
         "record": str(run.record_file),
         "W&B": wandb.get("url") or tracked.get(wandb["mode"], wandb["mode"]),
-        "compare": f"make report runs={run.path.parent.parent}" + ("" if run.path.parent.name == record["task"] else "  (give your runs folder)"),
+        "compare": f"make report runs={run.path.parent.parent}"
+        + ("" if run.path.parent.name == record["task"] else "  (give your runs folder)"),
     }
     width = max(map(len, lines))
     rule = "─" * 78

@@ -22,8 +22,8 @@ class Interrupted(Exception):
 class StopSignals:
     """Context in which SIGINT and SIGTERM are noted instead of obeyed.
 
-    `received` is the first signal's number, or None. While `immediate` is true (outside training, where there is nothing
-    to save) a signal raises Interrupted where it arrives.
+    `received` is the first signal's number, or None. While `immediate` is true (outside training, where there is
+    nothing to save) a signal raises Interrupted where it arrives.
     """
 
     def __init__(self) -> None:

@@ -69,7 +69,9 @@ def finished_commands(runs: Path) -> set[str]:
     return commands
 
 
-def start_cell(cell: Cell, *, runs: Path, wandb: str | None, data_dir: str | None, args: str, threads: int, log: Path) -> subprocess.Popen[bytes]:
+def start_cell(
+    cell: Cell, *, runs: Path, wandb: str | None, data_dir: str | None, args: str, threads: int, log: Path
+) -> subprocess.Popen[bytes]:
     """Start one cell as its own process with so many threads, its output going to `log`."""
     extra = {"runs": str(runs)} | ({"wandb": wandb} if wandb else {}) | ({"data_dir": data_dir} if data_dir else {})
     merged = {**cell, **({"args": args} if args else {})}
@@ -86,7 +88,13 @@ def label(cell: Cell) -> str:
 
 
 def run_grid(
-    cells: list[Cell], *, runs: Path, jobs: int = 1, wandb: str | None = None, data_dir: str | None = None, args: str = ""
+    cells: list[Cell],
+    *,
+    runs: Path,
+    jobs: int = 1,
+    wandb: str | None = None,
+    data_dir: str | None = None,
+    args: str = "",
 ) -> int:
     """Run all cells that are not finished, at most `jobs` at a time; one cell's failure does not stop the rest.
 
@@ -103,7 +111,10 @@ def run_grid(
     """
     done = finished_commands(runs)
     waiting = [cell for cell in cells if command_line({**cell, **({"args": args} if args else {})}) not in done]
-    print(f"{len(cells)} cells: {len(cells) - len(waiting)} finished, {len(waiting)} to run, {jobs} at a time", flush=True)
+    print(
+        f"{len(cells)} cells: {len(cells) - len(waiting)} finished, {len(waiting)} to run, {jobs} at a time",
+        flush=True,
+    )
     threads = max(1, (os.cpu_count() or 1) // jobs)  # more threads than cores slow small networks down many times
     logs = runs / "sweep-logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -114,7 +125,9 @@ def run_grid(
         while True:
             while len(active) < jobs and (cell := next(queue, None)) is not None:
                 log = logs / (label(cell).replace(" ", "_").replace("/", "-") + ".log")
-                process = start_cell(cell, runs=runs, wandb=wandb, data_dir=data_dir, args=args, threads=threads, log=log)
+                process = start_cell(
+                    cell, runs=runs, wandb=wandb, data_dir=data_dir, args=args, threads=threads, log=log
+                )
                 active[process] = (cell, time.monotonic(), log)
             if not active:
                 break
@@ -125,7 +138,11 @@ def run_grid(
                 failed += process.returncode != 0
                 state = "done" if process.returncode == 0 else f"FAILED (code {process.returncode}, see {log})"
                 left = (time.monotonic() - began) / ended * (len(waiting) - ended)
-                print(f"[{ended}/{len(waiting)}] {label(cell)}: {state}, {time.monotonic() - started:.0f} s; {left / 60:.0f} min left", flush=True)
+                print(
+                    f"[{ended}/{len(waiting)}] {label(cell)}: {state}, {time.monotonic() - started:.0f} s; "
+                    f"{left / 60:.0f} min left",
+                    flush=True,
+                )
     except KeyboardInterrupt:
         for process in active:
             process.terminate()
@@ -133,7 +150,11 @@ def run_grid(
             process.wait()
         print("Stopped; the same command goes on with the cells that are not finished.", flush=True)
         return 130
-    print(f"{len(waiting) - failed} finished, {failed} failed." + (" The same command runs the failed ones again." if failed else ""), flush=True)
+    print(
+        f"{len(waiting) - failed} finished, {failed} failed."
+        + (" The same command runs the failed ones again." if failed else ""),
+        flush=True,
+    )
     return 1 if failed else 0
 
 

@@ -49,7 +49,7 @@ class TaskModule(pl.LightningModule, ABC):
 
     @abstractmethod
     def build(self, data: TaskData) -> None:
-        """Build `network` for the opened data; called once, after seeding. Raises ValueError on impossible settings."""
+        """Build `network` for the opened data; called once, after seeding. Raises ValueError if that is impossible."""
 
     @abstractmethod
     def example_input(self, data: TaskData) -> Tensor:
@@ -86,4 +86,3 @@ class TaskModule(pl.LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write which norm layer the weights belong to."""
         checkpoint["norm_suite"] = {"norm": self.norm, "num_groups": self.groups_in_force()}
-

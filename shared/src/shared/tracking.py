@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pytorch_lightning.loggers import WandbLogger
@@ -17,7 +17,7 @@ from shared.errors import UserError, choose, one_line
 from shared.runs import Run, short_norm
 
 MODES = ("auto", "online", "offline", "off")
-INIT_TIMEOUT_SECONDS = 30
+INIT_TIMEOUT_SECONDS = 20
 FINISH_TIMEOUT_SECONDS = 60
 MIN_KEY_LENGTH = 40
 
@@ -28,7 +28,7 @@ def api_key() -> str | None:
         return os.environ["WANDB_API_KEY"]
     import wandb
 
-    host = urlsplit(wandb.Settings().base_url).hostname or ""
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url).hostname or ""
     files = [Path(os.environ["NETRC"])] if "NETRC" in os.environ else [Path.home() / ".netrc", Path.home() / "_netrc"]
     for file in files:
         try:
@@ -52,7 +52,9 @@ def resolve_mode(mode: str) -> str:
     choose("wandb", mode, MODES)
     if mode == "auto":
         from_environment = os.environ.get("WANDB_MODE", "")
-        mode = {"online": "online", "offline": "offline", "disabled": "off", "dryrun": "offline"}.get(from_environment, "auto")
+        mode = {"online": "online", "offline": "offline", "disabled": "off", "dryrun": "offline"}.get(
+            from_environment, "auto"
+        )
     if mode in ("offline", "off"):
         return mode
     key = api_key()
@@ -61,7 +63,9 @@ def resolve_mode(mode: str) -> str:
             raise UserError("wandb=online needs a key: set WANDB_API_KEY or run `wandb login`, or use wandb=offline.")
         return "offline"
     if len(key) < MIN_KEY_LENGTH:
-        raise UserError(f"WANDB_API_KEY must have at least {MIN_KEY_LENGTH} characters; got {len(key)}. See `wandb login`.")
+        raise UserError(
+            f"WANDB_API_KEY must have at least {MIN_KEY_LENGTH} characters; got {len(key)}. See `wandb login`."
+        )
     return "online"
 
 
@@ -85,7 +89,14 @@ class RunWandbLogger(WandbLogger):
 
 
 def start_wandb(
-    run: Run, *, mode: str, project: str, entity: str | None, axes: dict[str, Any], config: dict[str, Any], skip_through_step: int = -1
+    run: Run,
+    *,
+    mode: str,
+    project: str,
+    entity: str | None,
+    axes: dict[str, Any],
+    config: dict[str, Any],
+    skip_through_step: int = -1,
 ) -> RunWandbLogger | None:
     """Start the W&B run of a run directory.
 
@@ -112,14 +123,18 @@ def start_wandb(
     os.environ.setdefault("WANDB_DATA_DIR", str(run.path / "wandb-data"))
     is_sweep = bool(os.environ.get("WANDB_SWEEP_ID"))
 
-    def start(mode: str) -> RunWandbLogger:
+    def start(mode: Literal["online", "offline"]) -> RunWandbLogger:
         settings = wandb.Settings(
-            mode=mode, init_timeout=INIT_TIMEOUT_SECONDS, finish_timeout=FINISH_TIMEOUT_SECONDS, silent=True, console="off"
+            mode=mode,
+            init_timeout=INIT_TIMEOUT_SECONDS,
+            finish_timeout=FINISH_TIMEOUT_SECONDS,
+            silent=True,
+            console="off",
         )
         cell = f"{axes['task']}/{short_norm(axes['norm'])}/bs{axes['batch_size']}"
         logger = RunWandbLogger(
-            skip_through_step=skip_through_step, project=project, entity=entity, name=run.name.rsplit("-", 1)[0], group=cell,
-            job_type=run.config, tags=[axes["task"], short_norm(axes["norm"]), f"bs{axes['batch_size']}", run.config],
+            skip_through_step=skip_through_step, project=project, entity=entity, group=cell, job_type=run.config,
+            name=run.name.rsplit("-", 1)[0], tags=[*cell.split("/"), run.config],
             id=None if is_sweep else run.name, save_dir=run.path, log_model=False, settings=settings,
         )  # fmt: skip
         logger._wandb_init.pop("anonymous", None)  # Lightning sets it, wandb warns of it
@@ -127,13 +142,18 @@ def start_wandb(
         return logger
 
     try:
-        return start(mode)
+        return start("online" if mode == "online" else "offline")
     except wandb.errors.AuthenticationError as error:
         raise UserError(f"W&B refused the key: {one_line(error)} Use wandb=offline to go on without.") from error
     except (wandb.errors.CommError, wandb.errors.UsageError, TimeoutError) as error:
         if mode == "offline":
             raise
-        print(f"W&B cannot be reached ({one_line(error)[:120]}); this run is logged offline.", file=sys.stderr, flush=True)
+        print(
+            f"W&B cannot be reached ({one_line(error)[:120]}); this run is logged offline.",
+            file=sys.stderr,
+            flush=True,
+        )
+        wandb.teardown()  # the failed run still holds its id
         return start("offline")
 
 
@@ -154,11 +174,15 @@ def finish_wandb(logger: RunWandbLogger | None, *, summary: dict[str, Any], exit
 
     experiment = logger.experiment
     try:
-        if rank_zero_only.rank == 0:
+        if getattr(rank_zero_only, "rank", 0) == 0:
             experiment.summary.update(summary)
         address = experiment.url if not experiment.offline else None
         wandb.finish(exit_code=exit_code)
     except (wandb.Error, OSError, TimeoutError) as error:
-        print(f"W&B did not finish ({one_line(error)[:120]}); the record is complete without it.", file=sys.stderr, flush=True)
+        print(
+            f"W&B did not finish ({one_line(error)[:120]}); the record is complete without it.",
+            file=sys.stderr,
+            flush=True,
+        )
         return None
     return address

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from shared.data.augment import cutout, normalise, random_crop_flip, random_flip
 from shared.data.random import hash_uniform
 

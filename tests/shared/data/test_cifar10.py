@@ -7,9 +7,10 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from torchvision.datasets import CIFAR10
+
 from shared.data import cifar10
 from shared.data.cifar10 import load_cifar10
-from torchvision.datasets import CIFAR10
 
 
 def as_published(content) -> bytes:

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms.v2.functional import resized_crop
+
 from shared.data.augment import flip_mask
 from shared.data.crops import random_resized_crop_flip, resized_crop_boxes
 from shared.data.random import hash_uniform
-from torchvision.transforms import RandomResizedCrop
-from torchvision.transforms.v2.functional import resized_crop
 
 
 def reference_box(index: int, height: int, width: int, seed: int, epoch: int, scale) -> list[int]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from shared.data.folder import open_image_folder
 from shared.data.folder_memory import load_into_memory, memory_bytes
 

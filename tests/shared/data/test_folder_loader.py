@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from shared.data.augment import flip_mask
 from shared.data.crops import resized_crop_boxes
 from shared.data.folder import open_image_folder

@@ -7,6 +7,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+
 from shared.data.folder import open_image_folder
 from shared.data.folder_loader import FolderLoader
 from shared.data.loaders import ArrayLoader, Batch

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from shared.data.random import epoch_permutation, hash_bits, hash_uniform
 
 MASK = (1 << 64) - 1

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from shared.report.answer import answers
 from shared.report.experiments import split_into_experiments
 from shared.report.records import parse_record

@@ -5,6 +5,7 @@ import sys
 import time
 
 import pytest
+
 from shared.report.__main__ import main
 from shared.report.reading import read_records
 from shared.report.writing import write_report

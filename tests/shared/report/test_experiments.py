@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from shared.report.experiments import count, split_into_experiments
 from shared.report.records import parse_record
 

@@ -5,6 +5,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
+
 from shared.report.experiments import split_into_experiments
 from shared.report.figures import (
     MAX_CURVE_POINTS,

@@ -4,6 +4,7 @@ import json
 import statistics
 
 import pytest
+
 from shared.report.experiments import split_into_experiments
 from shared.report.page import render_page
 from shared.report.reading import LeftOut, read_records
@@ -71,7 +72,7 @@ def test_the_appendix_has_the_seven_tables_as_printed(parse_page):
     assert len(tables) == 7
     assert tables[0][0] == ["", *(f"G = {2**power}" for power in range(9, -1, -1))]
     assert tables[1][5][5] == "74.48"
-    assert tables[2][2:4] == [["IN", "–"], ["LN", "–"]]  # noqa: RUF001
+    assert tables[2][2:4] == [["IN", "–"], ["LN", "–"]]
     assert tables[4][0] == ["", "robust top1", "clean top1"]
     assert tables[5][0] == ["", "shots 1", "shots 5"]
     assert tables[6][1] == ["BN", "94.8", "77.2", "76.1", "94.2", "98.4", "99.7", "90.1"]

@@ -5,6 +5,7 @@ import math
 import os
 
 import pytest
+
 from shared.report import writing
 from shared.report.publish import generate, publish
 from shared.report.reading import read_records

@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+
 from shared.report.reading import find_record_files, read_records
 from shared.report.records import BadRecordError, canonical_json, parse_record
 

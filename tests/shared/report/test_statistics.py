@@ -6,6 +6,7 @@ import statistics
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from shared.report.statistics import compare, summarise, t_quantile
 
 # Student's sleep data and what R's t.test gives for them (?sleep).

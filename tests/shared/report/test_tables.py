@@ -6,6 +6,7 @@ import json
 import statistics
 
 import pytest
+
 from shared.report.aggregate import (
     batch_size_grid,
     compared_metrics,

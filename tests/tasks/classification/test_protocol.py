@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from classification import protocol
 from classification.data import ClassificationData
 from classification.module import ClassificationModule
@@ -30,13 +31,19 @@ def test_warmup_rises_linearly_to_the_initial_rate():
     assert factors[50] == 1
 
 
-@pytest.mark.parametrize(("world_size", "virtual_workers", "micro_batches"), [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 8), (4, 1, 2)])
+@pytest.mark.parametrize(
+    ("world_size", "virtual_workers", "micro_batches"), [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 8), (4, 1, 2)]
+)
 def test_accumulation_makes_up_for_missing_workers(world_size, virtual_workers, micro_batches):
-    assert protocol.accumulation(total_workers=8, world_size=world_size, virtual_workers=virtual_workers) == micro_batches
+    assert (
+        protocol.accumulation(total_workers=8, world_size=world_size, virtual_workers=virtual_workers) == micro_batches
+    )
 
 
 def test_workers_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"total_workers must be a multiple of processes × virtual_workers = 3 × 1; got 8\."):
+    with pytest.raises(
+        ValueError, match=r"total_workers must be a multiple of processes × virtual_workers = 3 × 1; got 8\."
+    ):
         protocol.accumulation(total_workers=8, world_size=3, virtual_workers=1)
 
 

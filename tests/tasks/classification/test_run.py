@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from classification.data import ClassificationData
 from classification.module import ClassificationModule
 from shared.catalog import load_tasks
@@ -19,7 +20,12 @@ SMOKE = load_tasks()["classification"].configs["smoke"]
 
 
 def run(runs: Path, *flags: str) -> int:
-    return main("classification", ClassificationModule, ClassificationData, [f"--config={SMOKE}", f"--runs={runs}", "--wandb=off", *flags])
+    return main(
+        "classification",
+        ClassificationModule,
+        ClassificationData,
+        [f"--config={SMOKE}", f"--runs={runs}", "--wandb=off", *flags],
+    )
 
 
 def only_run(runs: Path) -> Path:
@@ -46,7 +52,13 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_record_holds_what_the_report_needs(whole_run):
     record = json.loads((whole_run / "record.json").read_text())
     assert record["status"] == "done"
-    assert (record["task"], record["norm"], record["num_groups"], record["batch_size"], record["seed"]) == ("classification", "bgn", 16, 8, 0)
+    assert (record["task"], record["norm"], record["num_groups"], record["batch_size"], record["seed"]) == (
+        "classification",
+        "bgn",
+        16,
+        8,
+        0,
+    )
     assert record["metrics"]["test/top1"]["n"] == 80
     assert record["selection"] == "median of the last 3 epochs"
     assert [epoch for epoch, _ in record["curves"]["val/top1"]] == [1, 2, 3]
@@ -68,7 +80,15 @@ def test_no_step_is_logged_twice(whole_run):
 
 def test_a_finished_run_is_not_run_again(whole_run, capsys):
     before = (whole_run / "record.json").read_bytes()
-    assert main("classification", ClassificationModule, ClassificationData, [f"--config={whole_run / 'config.yaml'}", f"--resume={whole_run}"]) == 0
+    assert (
+        main(
+            "classification",
+            ClassificationModule,
+            ClassificationData,
+            [f"--config={whole_run / 'config.yaml'}", f"--resume={whole_run}"],
+        )
+        == 0
+    )
     assert (whole_run / "record.json").read_bytes() == before
     assert "nothing to do" in capsys.readouterr().out
 
@@ -97,7 +117,15 @@ def test_a_stopped_run_resumes_bit_for_bit(whole_run, tmp_path, step, number, ca
     folder = only_run(tmp_path)
     assert not (folder / "record.json").exists()
     assert f"make resume={folder}" in capsys.readouterr().out
-    assert main("classification", ClassificationModule, ClassificationData, [f"--config={folder / 'config.yaml'}", f"--resume={folder}"]) == 0
+    assert (
+        main(
+            "classification",
+            ClassificationModule,
+            ClassificationData,
+            [f"--config={folder / 'config.yaml'}", f"--resume={folder}"],
+        )
+        == 0
+    )
     assert_same(folder, whole_run)
 
 
@@ -115,20 +143,35 @@ def assert_same(folder: Path, whole: Path) -> None:
 def test_a_run_resumes_from_any_checkpoint_within_an_epoch(whole_run, tmp_path):
     """A crash (no signal, no goodbye) after a checkpoint at every step."""
 
-    class Crash(Exception):
+    class CrashError(Exception):
         pass
 
     class CrashingModule(ClassificationModule):
         def training_step(self, batch, batch_idx):
             if self.trainer.global_step == 33:
-                raise Crash
+                raise CrashError
             return super().training_step(batch, batch_idx)
 
-    flags = [f"--config={SMOKE}", f"--runs={tmp_path}", "--wandb=off", "--checkpoint_minutes=0", "--trainer.max_epochs=3", "--trainer.log_every_n_steps=1"]
-    with pytest.raises(Crash):
+    flags = [
+        f"--config={SMOKE}",
+        f"--runs={tmp_path}",
+        "--wandb=off",
+        "--checkpoint_minutes=0",
+        "--trainer.max_epochs=3",
+        "--trainer.log_every_n_steps=1",
+    ]
+    with pytest.raises(CrashError):
         main("classification", CrashingModule, ClassificationData, flags)
     folder = only_run(tmp_path)
-    assert main("classification", ClassificationModule, ClassificationData, [f"--config={folder / 'config.yaml'}", f"--resume={folder}"]) == 0
+    assert (
+        main(
+            "classification",
+            ClassificationModule,
+            ClassificationData,
+            [f"--config={folder / 'config.yaml'}", f"--resume={folder}"],
+        )
+        == 0
+    )
     assert_same(folder, whole_run)
 
 
@@ -147,7 +190,11 @@ MISTAKES = {
     "one value per statistic": (["--data.batch_size=1", "--model.num_groups=512"], "at least 2 values", "got 1"),
     "batch larger than the set": (["--data.batch_size=500"], "batch_size", "500"),
     "unknown W&B mode": (["--wandb=on"], "wandb", "on"),
-    "workers that do not divide": (["--model.total_workers=8", "--model.virtual_workers=3"], "total_workers must be a multiple", "got 8"),
+    "workers that do not divide": (
+        ["--model.total_workers=8", "--model.virtual_workers=3"],
+        "total_workers must be a multiple",
+        "got 8",
+    ),
     "logger of one's own": (["--trainer.logger=true"], "trainer.logger must be left out", ""),
     "resume of nothing": (["--resume=/nowhere"], "resume must be the folder of a run", "/nowhere"),
 }
@@ -171,7 +218,12 @@ def test_a_misspelt_key_in_yaml_is_named(tmp_path, capsys):
     config = tmp_path / "mine.yaml"
     config.write_text(SMOKE.read_text().replace("batch_size", "batchsize", 1))
     with pytest.raises(SystemExit) as stop:
-        main("classification", ClassificationModule, ClassificationData, [f"--config={config}", f"--runs={tmp_path / 'runs'}"])
+        main(
+            "classification",
+            ClassificationModule,
+            ClassificationData,
+            [f"--config={config}", f"--runs={tmp_path / 'runs'}"],
+        )
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert "batchsize" in error
@@ -195,6 +247,11 @@ def test_a_checkpoint_of_another_norm_is_refused(whole_run, tmp_path, capsys):
     shutil.copytree(whole_run, copy)
     (copy / "record.json").unlink()
     with pytest.raises(SystemExit) as stop:
-        main("classification", ClassificationModule, ClassificationData, [f"--config={copy / 'config.yaml'}", f"--resume={copy}", "--model.norm=bn"])
+        main(
+            "classification",
+            ClassificationModule,
+            ClassificationData,
+            [f"--config={copy / 'config.yaml'}", f"--resume={copy}", "--model.norm=bn"],
+        )
     assert stop.value.code == 2
     assert "norm must be that of the checkpoint (bgn); got bn" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from shared.catalog import load_tasks
 
 SMOKE = load_tasks()["classification"].configs["smoke"]
@@ -18,9 +19,23 @@ WAYS = {
 
 
 def run(folder: Path, norm: str, way: str) -> tuple[dict[str, torch.Tensor], dict]:
-    flags = [f"--config={SMOKE}", f"--run_dir={folder}", "--wandb=off", f"--model.norm={norm}", "--model.total_workers=2"]
-    flags += ["--trainer.precision=64-true", "--data.train_images=170", "--data.test_images=70", "--data.eval_batch_size=16", *WAYS[way]]
-    done = subprocess.run([sys.executable, "-m", "classification", *flags], capture_output=True, text=True, timeout=300, check=False)
+    flags = [
+        f"--config={SMOKE}",
+        f"--run_dir={folder}",
+        "--wandb=off",
+        f"--model.norm={norm}",
+        "--model.total_workers=2",
+    ]
+    flags += [
+        "--trainer.precision=64-true",
+        "--data.train_images=170",
+        "--data.test_images=70",
+        "--data.eval_batch_size=16",
+        *WAYS[way],
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "classification", *flags], capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 20, "170 images are 10 whole steps of 2 × 8, twice"
@@ -35,8 +50,13 @@ def test_ranks_virtual_workers_and_accumulation_agree(norm, tmp_path):
     for way, state in zip(WAYS, states):
         assert state.keys() == states[0].keys()
         for name, value in state.items():
-            torch.testing.assert_close(value, states[0][name], rtol=1e-9, atol=1e-9, msg=lambda text: f"{way}, {name}: {text}")  # noqa: B023
+            difference = float((value - states[0][name]).abs().max())
+            assert difference <= 1e-9 * (1 + float(value.abs().max())), (way, name)
     for record in records:
         assert record["metrics"]["test/top1_last"]["n"] == 70
-        assert record["metrics"]["test/top1_last"]["value"] == pytest.approx(records[0]["metrics"]["test/top1_last"]["value"], abs=1e-9)
-        assert record["metrics"]["train/loss"]["value"] == pytest.approx(records[0]["metrics"]["train/loss"]["value"], rel=1e-6)
+        assert record["metrics"]["test/top1_last"]["value"] == pytest.approx(
+            records[0]["metrics"]["test/top1_last"]["value"], abs=1e-9
+        )
+        assert record["metrics"]["train/loss"]["value"] == pytest.approx(
+            records[0]["metrics"]["train/loss"]["value"], rel=1e-6
+        )

@@ -1,4 +1,3 @@
-# ruff: noqa: F722 - shape strings are no forward references
 """Carry the statistics of a trained batch norm over to G groups, as pure functions.
 
 Legend: C channels, G groups of the merged (C, H, W) axis with C slowest, so group g covers the channel interval

@@ -1,4 +1,3 @@
-# ruff: noqa: F722 - shape strings are no forward references
 """Batch Group Normalization as pure functions.
 
 Legend: N batch, C channels, `spatial` any axes after them, D = C·H·W, G groups, S = D/G elements of a group.
@@ -162,7 +161,8 @@ def batch_group_norm(
         check_values_per_statistic(x.shape, num_groups=num_groups)
     options = _BlockOptions(training, momentum, eps, unbiased_running_var)
     if num_groups == num_channels:
-        return _normalise_block(x, running_mean, running_var, *_parameters(x, weight, bias), options)
+        statistics = (_first(running_mean, num_groups), _first(running_var, num_groups))
+        return _normalise_block(x, *statistics, *_parameters(x, weight, bias), options)
 
     num_samples, num_elements = x.shape[0], math.prod(x.shape[1:])
     blocks = group_blocks(num_elements, num_groups=num_groups)

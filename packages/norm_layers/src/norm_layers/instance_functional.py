@@ -1,4 +1,3 @@
-# ruff: noqa: F722 - shape strings are no forward references
 """The norms whose statistics belong to one sample (GN and its special cases, PN), as pure functions.
 
 Legend: N batch, C channels, `spatial` any axes after them, D = C·H·W, G groups.

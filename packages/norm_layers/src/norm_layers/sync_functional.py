@@ -1,4 +1,3 @@
-# ruff: noqa: F722 - shape strings are no forward references
 """Batch Group Normalization with statistics summed over several ranks, as a pure function.
 
 Legend as in `functional`: N batch of this rank, C channels, D = C·H·W, G groups.

@@ -55,7 +55,8 @@ class VirtualWorkerNorm(nn.Module):
     @property
     def num_channels(self) -> int:
         """C of the wrapped norm."""
-        return self.norm.num_channels  # type: ignore[return-value]
+        named = "num_channels" if hasattr(self.norm, "num_channels") else "num_features"
+        return getattr(self.norm, named)
 
     @property
     def weight(self) -> nn.Parameter | None:

@@ -1,9 +1,10 @@
 """`python -m classification --config … --model.norm=bgn --seed=0`."""
 
+from classification.data import ClassificationData
+from classification.module import ClassificationModule
 from shared.cli import main
 
-from classification.data import ClassificationData as DATA
-from classification.module import ClassificationModule as MODULE
+MODULE, DATA = ClassificationModule, ClassificationData
 
 if __name__ == "__main__":
     raise SystemExit(main("classification", MODULE, DATA))

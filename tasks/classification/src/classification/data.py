@@ -6,6 +6,9 @@ import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+
 from shared.data.augment import normalise, random_crop_flip
 from shared.data.cifar10 import MEAN as CIFAR10_MEAN
 from shared.data.cifar10 import STD as CIFAR10_STD
@@ -19,7 +22,6 @@ from shared.data.sets import ImageSet
 from shared.errors import UserError
 from shared.runs import Scalar
 from shared.task import TaskData
-from torch import Tensor
 
 IMAGENET_CLASSES, IMAGENET_TEST_IMAGES = 1000, 50_000
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -37,11 +39,11 @@ class ClassificationData(TaskData):
         data_dir: Folder with the real images; None for the embedded ones.
         batch_size: Images per worker and step; norm statistics are over these.
         image_size: Side in pixels; None: 32, and 224 for imagefolder.
-        num_classes: Number of classes: of the embedded images (None: 10), or that an imagefolder must have (None: any).
+        num_classes: Classes of the embedded images (None: 10), or that an imagefolder must have (None: any).
         train_images: Size of a class-balanced subset of the training images; None: all (embedded: 4,000).
         test_images: Size of a class-balanced subset of the test images; None: all (embedded: 2,000).
-        in_memory: Whether an imagefolder is decoded once into memory, as central squares of image_size, and augmented by crop and
-            flip; if not, it is streamed with RandomResizedCrop and flip, and tested on the central crop.
+        in_memory: Whether an imagefolder is decoded once into memory, as central squares of image_size, and augmented
+            by crop and flip; if not, it is streamed with RandomResizedCrop and flip, and tested on the central crop.
         crop_padding: Pixels of padding for the random crop of images in memory.
         download: Whether torchvision downloads CIFAR-10 into data_dir.
         num_workers: Processes that decode streamed images.
@@ -70,7 +72,9 @@ class ClassificationData(TaskData):
             if value < 1:
                 raise UserError(f"{name} must be at least 1; got {value}.")
         if dataset != "embedded" and data_dir is None:
-            raise UserError(f"data_dir must name the folder with the images of {dataset}; got nothing. Set data_dir= or DATA_DIR.")
+            raise UserError(
+                f"data_dir must name the folder with the images of {dataset}; got nothing. Set data_dir= or DATA_DIR."
+            )
         self.dataset = dataset
         self.data_dir = data_dir
         self.batch_size = batch_size
@@ -108,7 +112,8 @@ class ClassificationData(TaskData):
         elif self.is_streamed:
             if self.train_images is not None or self.test_images is not None:
                 raise UserError(
-                    "train_images and test_images must be left out for a streamed imagefolder; set in_memory=true for a subset."
+                    "train_images and test_images must be left out for a streamed imagefolder; "
+                    "set in_memory=true for a subset."
                 )
             assert self.data_dir is not None
             self.splits = open_image_folder(self.data_dir, num_classes=self.wanted_classes)
@@ -128,7 +133,11 @@ class ClassificationData(TaskData):
                 raise UserError(f"{split}_images must be a multiple of num_classes = {num_classes}; got {size}.")
         train, test = (
             embedded_images(
-                num_classes=num_classes, images_per_class=size // num_classes, image_size=self.image_size, seed=SUBSET_SEED, split=split
+                num_classes=num_classes,
+                images_per_class=size // num_classes,
+                image_size=self.image_size,
+                seed=SUBSET_SEED,
+                split=split,
             )
             for split, size in sizes.items()
         )
@@ -167,7 +176,7 @@ class ClassificationData(TaskData):
     def _loader(self, images: ImageSet | ImageFolder, *, is_training: bool) -> ResumableLoader:
         trainer = self.trainer
         assert trainer is not None
-        workers = trainer.lightning_module.virtual_workers
+        workers: int = trainer.lightning_module.virtual_workers  # type: ignore[assignment]
         settings: dict[str, Any] = {
             "batch_size": self.batch_size * workers if is_training else self.eval_batch_size,
             "seed": self.seed,
@@ -203,7 +212,8 @@ class ClassificationData(TaskData):
             images = random_crop_flip(
                 images, indices=batch.indices, seed=self.seed, epoch=trainer.current_epoch, padding=self.crop_padding
             )
-        return batch._replace(images=normalise(images, mean=self.mean, std=self.std, dtype=trainer.lightning_module.dtype))
+        dtype: torch.dtype = trainer.lightning_module.dtype  # type: ignore[assignment]
+        return batch._replace(images=normalise(images, mean=self.mean, std=self.std, dtype=dtype))
 
     def describe(self) -> dict[str, Any]:
         """Return the record's dataset entry."""
@@ -230,7 +240,9 @@ class ClassificationData(TaskData):
 
     def differences_from_paper(self) -> list[str]:
         """Return in words how the data differ from the paper's: ImageNet, whole, at 224 px."""
-        is_imagenet = self.is_streamed and self.num_classes == IMAGENET_CLASSES and len(self.test) == IMAGENET_TEST_IMAGES
+        is_imagenet = (
+            self.is_streamed and self.num_classes == IMAGENET_CLASSES and len(self.test) == IMAGENET_TEST_IMAGES
+        )
         differences = []
         if not is_imagenet:
             data = self.describe()

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from classification import protocol
+from classification.data import ClassificationData
 from norm_layers import frozen_statistics, norm_factory
 from norm_layers.registry import default_num_groups, resolve_norm
 from shared.backbones import build_backbone, resolve_backbone
@@ -15,19 +20,14 @@ from shared.callbacks import steps_per_epoch
 from shared.data.loaders import Batch
 from shared.runs import Metric, Outcome, PaperCell, Scalar, accuracy_metric
 from shared.task import TaskData, TaskModule
-from torch import Tensor
-from torchmetrics import MeanMetric
-
-from classification import protocol
-from classification.data import ClassificationData
 
 
 class ClassificationModule(TaskModule):
     """Trains a ResNet with SGD and reports the median test accuracy of the last five epochs.
 
     Gradients are averaged over `total_workers` workers and norm statistics are taken within each, as in the paper. A
-    process plays `virtual_workers` of them at once; what is missing is made up by accumulating gradients over micro-batches,
-    of which only the first moves the running statistics, as rank 0's buffers are the ones that DDP keeps.
+    process plays `virtual_workers` of them at once; what is missing is made up by accumulating gradients over
+    micro-batches, of which only the first moves the running statistics, since DDP keeps the buffers of rank 0.
 
     Args:
         norm: Norm layer: bn, in, ln, gn, pn, gbgn, bgn, none, or package.module:Class of your own.
@@ -193,7 +193,7 @@ class ClassificationModule(TaskModule):
             self.log(f"{stage}/{name}", 100 * metric.compute(), prog_bar=name == "top1")
             metric.reset()
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return SGD and the step schedule."""
         total_batch_size = self.total_workers * self.batch_size
         rate = protocol.learning_rate(total_batch_size) if self.learning_rate is None else self.learning_rate
@@ -201,7 +201,10 @@ class ClassificationModule(TaskModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
             lambda step: protocol.learning_rate_factor(
-                step, steps_per_epoch=self.steps_per_epoch, milestones=self.milestones, warmup_epochs=self.warmup_epochs
+                step,
+                steps_per_epoch=self.steps_per_epoch,
+                milestones=self.milestones,
+                warmup_epochs=self.warmup_epochs,
             ),
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -244,7 +247,8 @@ class ClassificationModule(TaskModule):
         curves = {name: [(int(e["epoch"]), e[name]) for e in history if name in e] for name in curve_names}
         return Outcome(
             headline="test/top1", metrics=metrics, selection=f"median of the last {last} epochs", model=self.backbone,
-            protocol=self.settings() | data.settings(), paper=self._paper_cells(data), readings=self._readings(), curves=curves,
+            protocol=self.settings() | data.settings(), paper=self._paper_cells(data),
+            readings=self._readings(), curves=curves,
         )  # fmt: skip
 
     def _paper_cells(self, data: ClassificationData) -> list[PaperCell]:
@@ -258,7 +262,11 @@ class ClassificationModule(TaskModule):
             "weight decay": (self.weight_decay, protocol.WEIGHT_DECAY),
             "learning rate": (self.learning_rate, None),
         }
-        differences += [f"{name} {ours}, not {theirs}" for name, (ours, theirs) in paper.items() if ours != theirs and theirs is not None]
+        differences += [
+            f"{name} {ours}, not {theirs}"
+            for name, (ours, theirs) in paper.items()
+            if ours != theirs and theirs is not None
+        ]
         if self.learning_rate is not None:
             differences.append("its own learning rate")
         is_sweep = self.norm == "bgn" and self.num_groups != default_num_groups("bgn", batch_size=self.batch_size)

@@ -1,6 +1,7 @@
 """The paper's ImageNet protocol as data and pure functions.
 
-Source: Zhou et al. 2020, "Image Classification on ImageNet with ResNet-50"; what it leaves open is named where it is decided.
+Source: Zhou et al. 2020, "Image Classification on ImageNet with ResNet-50"; what it leaves open is named where it is
+decided.
 """
 
 from __future__ import annotations

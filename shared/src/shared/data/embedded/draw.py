@@ -106,9 +106,9 @@ def _draw(recipe: Recipe, domain: Domain, draws: Draws, size: int) -> UInt8[ndar
     for _ in range(num_behind):
         paint(picture, *distractor(draws, columns, rows, edge=pixel))
 
-    scale = draws.uniform(0.38, 0.85)[:, None, None]
+    scale = draws.uniform(*domain.size)[:, None, None]
     x, y = columns - draws.uniform(-0.35, 0.35)[:, None, None], rows - draws.uniform(-0.35, 0.35)[:, None, None]
-    x, y = turn(x, y, draws, most=0.45)
+    x, y = turn(x, y, draws, most=domain.tilt)
     stretch = draws.uniform(0.8, 1.25)[:, None, None]
     x, y = x / scale * stretch, y / scale
     x, y, unit = arrange(recipe.arrangement, x, y)

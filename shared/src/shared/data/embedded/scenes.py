@@ -23,7 +23,9 @@ class Domain:
         background_relief: Contrast of the background's blotches.
         saturation: Saturation of the object's first colour.
         value: Brightness of the object's first colour.
-        num_distractors: Things beside or in front of the object.
+    size: Half the side of the object; the picture's is 1.
+    tilt: Most that the object is turned: the tangent of half the angle, so 1 is a right angle to either side.
+    num_distractors: Things beside or in front of the object.
         contrast: Contrast of the photograph.
         brightness: Brightness added to the photograph.
         cast: Strength of the colour cast.
@@ -36,6 +38,8 @@ class Domain:
     background_relief: tuple[float, float]
     saturation: tuple[float, float]
     value: tuple[float, float]
+    size: tuple[float, float]
+    tilt: float
     num_distractors: int
     contrast: tuple[float, float]
     brightness: tuple[float, float]
@@ -51,6 +55,8 @@ DOMAINS: dict[str, Domain] = {
         background_relief=(0.2, 0.8),
         saturation=(0.4, 1.0),
         value=(0.5, 1.0),
+        size=(0.38, 0.8),
+        tilt=0.35,
         num_distractors=3,
         contrast=(0.6, 1.1),
         brightness=(-0.15, 0.15),
@@ -64,6 +70,8 @@ DOMAINS: dict[str, Domain] = {
         background_relief=(0.0, 0.1),
         saturation=(0.1, 0.7),
         value=(0.7, 1.0),
+        size=(0.42, 0.95),
+        tilt=1.0,
         num_distractors=4,
         contrast=(0.9, 1.15),
         brightness=(-0.03, 0.06),
@@ -77,6 +85,8 @@ DOMAINS: dict[str, Domain] = {
         background_relief=(0.1, 0.4),
         saturation=(0.3, 0.8),
         value=(0.5, 1.0),
+        size=(0.38, 0.8),
+        tilt=0.35,
         num_distractors=2,
         contrast=(0.45, 0.8),
         brightness=(-0.15, 0.1),
@@ -143,7 +153,9 @@ def distractor(draws: Draws, x: Plane, y: Plane, *, edge: float) -> tuple[Colour
         Its colour and its cover.
     """
     colour = hue_colour(draws.uniform(0, 1), draws.uniform(0, 1), draws.uniform(0.1, 1))
-    x, y = turn(x - draws.uniform(-1.1, 1.1)[:, None, None], y - draws.uniform(-1.1, 1.1)[:, None, None], draws)
+    x, y = turn(
+        x - draws.uniform(-1.1, 1.1)[:, None, None], y - draws.uniform(-1.1, 1.1)[:, None, None], draws, most=1
+    )
     x = x * draws.uniform(0.5, 1.5)[:, None, None]
     roundness = draws.uniform(0, 1)[:, None, None]
     box = np.maximum(np.abs(x), np.abs(y))
@@ -151,7 +163,7 @@ def distractor(draws: Draws, x: Plane, y: Plane, *, edge: float) -> tuple[Colour
     return colour, np.clip(0.5 - distance / edge, 0, 1)
 
 
-def turn(x: Plane, y: Plane, draws: Draws, *, most: float = 1.0) -> tuple[Plane, Plane]:
+def turn(x: Plane, y: Plane, draws: Draws, *, most: float) -> tuple[Plane, Plane]:
     """Turn the plane by a random angle per image.
 
     ``cos = (1 - t²) / (1 + t²)``, ``sin = 2 t / (1 + t²)`` with t uniform: an angle of at most 2 atan(most).

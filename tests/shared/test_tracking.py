@@ -1,0 +1,106 @@
+"""The W&B policy: never a prompt, never a hang, never a lost run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from shared.catalog import load_tasks
+from shared.errors import UserError
+from shared.tracking import api_key, resolve_mode
+
+SMOKE = load_tasks()["classification"].configs["smoke"]
+KEY = "a" * 40
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch, tmp_path):
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "environment", "mode"),
+    [
+        ("auto", {}, "offline"),
+        ("auto", {"WANDB_API_KEY": KEY}, "online"),
+        ("auto", {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "offline"),
+        ("auto", {"WANDB_MODE": "disabled"}, "off"),
+        ("offline", {"WANDB_API_KEY": KEY}, "offline"),
+        ("off", {"WANDB_MODE": "online"}, "off"),
+        ("online", {"WANDB_API_KEY": KEY}, "online"),
+    ],
+)
+def test_mode(asked, environment, mode, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert resolve_mode(asked) == mode
+
+
+def test_a_key_is_found_in_the_netrc_file_of_the_server_in_use(monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    assert api_key() is None
+    (tmp_path / "netrc").write_text(f"machine 127.0.0.1\n  login user\n  password {KEY}\n")
+    (tmp_path / "netrc").chmod(0o600)
+    assert api_key() == KEY
+    assert resolve_mode("auto") == "online"
+
+
+@pytest.mark.parametrize(
+    ("asked", "environment", "message"),
+    [
+        ("online", {}, "wandb=online needs a key"),
+        ("auto", {"WANDB_API_KEY": "short"}, "at least 40 characters; got 5"),
+        ("on", {}, "wandb must be one of auto, online, offline, off; got 'on'"),
+    ],
+)
+def test_mistakes(asked, environment, message, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        resolve_mode(asked)
+
+
+def start(runs: Path, *flags: str, **environment: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "classification", f"--config={SMOKE}", f"--runs={runs}", *flags]
+    return subprocess.Popen(
+        command,
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_a_server_that_is_not_there_costs_no_run(tmp_path):
+    process = start(tmp_path, "--wandb=online", WANDB_API_KEY=KEY, WANDB_BASE_URL="http://127.0.0.1:9")
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert "W&B cannot be reached" in err
+    (file,) = tmp_path.rglob("record.json")
+    record = json.loads(file.read_text())
+    assert record["status"] == "done"
+    assert record["wandb"] == {"mode": "offline", "id": file.parent.name, "url": None}
+    assert list(file.parent.glob("wandb/offline-run-*/*.wandb"))
+    assert "offline in" in out
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_a_resumable_run_and_no_success(tmp_path):
+    process = start(tmp_path, "--wandb=offline", "--trainer.max_epochs=500")
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("last.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert "make resume=" in out
+    assert not list(tmp_path.rglob("record.json"))
