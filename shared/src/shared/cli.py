@@ -235,8 +235,10 @@ def execute(prepared: Prepared, task: str) -> int:
                     else "Stopped before the first checkpoint."
                 )
             return stop.exit_code
-        except BaseException:
+        except BaseException as error:
             finish_wandb(wandb_logger, summary={}, exit_code=1)
+            if isinstance(error, UserError) and run and options.resume is None and not run.last_checkpoint.is_file():
+                shutil.rmtree(run.path)
             raise
         if run and record:
             write_json(run.record_file, record)

@@ -39,8 +39,11 @@ def choose(name: str, value: str, choices: Iterable[str]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the error's text on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """Return the error's text on one line; of an error passed on by a loader's worker process, the last line."""
+    text = str(error).strip()
+    if "Original Traceback" in text:
+        text = text.splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split()) or type(error).__name__
 
 
 def exit_with_usage_error(error: BaseException) -> NoReturn:

@@ -53,6 +53,7 @@ class SuiteCLI(LightningCLI):
     def __init__(self, module: type[TaskModule], data: type[TaskData], args: list[str] | None = None) -> None:
         super().__init__(
             module, data, run=False, save_config_callback=None, args=args, auto_configure_optimizers=False,
+            parser_kwargs={"prog": f"python -m {module.__module__.partition('.')[0]}"},
             trainer_defaults={"log_every_n_steps": 10},
         )  # fmt: skip
 

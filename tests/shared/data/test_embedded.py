@@ -29,9 +29,9 @@ def images_of(**change) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("domain", "checksum"),
     [
-        ("photo", "PHOTO"),
-        ("studio", "STUDIO"),
-        ("webcam", "WEBCAM"),
+        ("photo", "01f067d0220b03ef27d77ac8c4563b3ba9cd5c6849e37d8083414f5b299db51a"),
+        ("studio", "b55e553e6680552f1c3b779354b052a8996b3df0a0b19ba641cf1cf51ea65fe6"),
+        ("webcam", "ed253fdbc540f4469e63511439bec4eb28b6d157612fd465e690dcffaca560a3"),
     ],
 )
 def test_pixels_are_pinned(domain, checksum):

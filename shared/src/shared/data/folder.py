@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from shared.data.directory import describe_directory
+from shared.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm")
 # of ImageNet's training images, on the scale [0, 1], as in torchvision's references
@@ -124,13 +125,13 @@ def decode_image(path: Path) -> Image.Image:
         path: The file.
 
     Raises:
-        ValueError: The file is not an image, or ends early.
+        UserError: The file is not an image, or ends early; found in the middle of a run too.
     """
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path} must be a complete image; got: {error}. Copy the file again.") from error
+        raise UserError(f"{path} must be a complete image; got: {error}. Copy the file again.") from error
 
 
 def _list_split(root: Path, *, name: str) -> ImageFolder:

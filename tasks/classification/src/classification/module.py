@@ -18,6 +18,7 @@ from norm_layers.registry import default_num_groups, resolve_norm
 from shared.backbones import build_backbone, resolve_backbone
 from shared.callbacks import steps_per_epoch
 from shared.data.loaders import Batch
+from shared.errors import UserError
 from shared.runs import Metric, Outcome, PaperCell, Scalar, accuracy_metric
 from shared.task import TaskData, TaskModule
 
@@ -127,6 +128,11 @@ class ClassificationModule(TaskModule):
         self.accumulate = protocol.accumulation(
             total_workers=self.total_workers, world_size=trainer.world_size, virtual_workers=self.virtual_workers
         )
+        if trainer.accumulate_grad_batches != 1:
+            raise UserError(
+                "trainer.accumulate_grad_batches must be left out: it follows from model.total_workers; "
+                f"got {trainer.accumulate_grad_batches}."
+            )
         trainer.accumulate_grad_batches = self.accumulate
         self.steps_per_epoch = steps_per_epoch(trainer, self.num_batches // trainer.world_size)
         if self.accumulate > 1:
@@ -152,8 +158,9 @@ class ClassificationModule(TaskModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training loss and accuracy."""
-        self.log_dict({"train/loss": self.train_loss.compute(), "train/top1": 100 * self.train_top1.compute()})
-        self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        metrics = {"loss": self.train_loss.compute(), "top1": 100 * self.train_top1.compute(), "learning_rate": rate}
+        self.log_dict({f"train/{name}": value for name, value in metrics.items()}, sync_dist=True)
         self.train_loss.reset()
         self.train_top1.reset()
 
@@ -190,7 +197,7 @@ class ClassificationModule(TaskModule):
         if self.shard_workers:
             metrics["top1_shard"] = self.shard_top1
         for name, metric in metrics.items():
-            self.log(f"{stage}/{name}", 100 * metric.compute(), prog_bar=name == "top1")
+            self.log(f"{stage}/{name}", 100 * metric.compute(), prog_bar=name == "top1", sync_dist=True)
             metric.reset()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
