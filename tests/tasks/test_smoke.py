@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from norm_layers.registry import NORMS
 from shared.catalog import ROOT, load_tasks
 from shared.cli import main
@@ -18,7 +19,15 @@ TASKS = load_tasks()
 def smoke(task: str, runs: Path, *flags: str) -> dict:
     entry = importlib.import_module(f"{task}.__main__")
     config = TASKS[task].configs["smoke"]
-    assert main(task, entry.MODULE, entry.DATA, [f"--config={config}", f"--runs={runs}", "--wandb=off", *flags]) == 0
+    assert (
+        main(
+            task,
+            entry.MODULE,
+            entry.DATA,
+            [f"--config={config}", f"--runs={runs}", "--wandb=off", "--report=false", *flags],
+        )
+        == 0
+    )
     (file,) = runs.rglob("record.json")
     parse_record(file.read_text())
     return json.loads(file.read_text())
@@ -37,7 +46,9 @@ def test_every_norm_runs_in_every_task(task, norm, tmp_path):
 
 
 def readme_norm() -> str:
-    return re.search(r"```python\n(import torch.*?class ScaleNorm.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    return re.search(
+        r"```python\n(import torch.*?class ScaleNorm.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+    )[1]
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from shared.audit import audit_network
 from shared.callbacks import Diverged, DivergenceGuard, EpochLines, History, RandomState, RunCheckpoint, Throughput
+from shared.catalog import ROOT
 from shared.csv_logger import CsvLogger, cut_after, last_step
 from shared.errors import UserError, exit_with_usage_error
 from shared.parser import SuiteCLI
@@ -27,6 +28,9 @@ from shared.screen import final_screen
 from shared.signals import Interrupted, StopSignals
 from shared.task import TaskData, TaskModule
 from shared.tracking import RunWandbLogger, finish_wandb, resolve_mode, start_wandb
+
+MANY_RUNS = 300
+"""Runs beyond which a run no longer brings the report up to date by itself; `make report` does."""
 
 
 @dataclass(kw_only=True)
@@ -243,8 +247,25 @@ def execute(prepared: Prepared, task: str) -> int:
         if run and record:
             write_json(run.record_file, record)
             finish_wandb(wandb_logger, summary=wandb_summary(record), exit_code=0)
-            print(final_screen(run, record), flush=True)
+            report = write_run_report(run, options.runs) if options.report else None
+            print(final_screen(run, record, report=report), flush=True)
     return 0
+
+
+def write_run_report(run: Run, runs: Path) -> Path | None:
+    """Bring the report of a folder of runs up to date.
+
+    Returns:
+        The page; None if the run lies elsewhere, or there are so many runs that it would take long.
+    """
+    if runs.resolve() not in run.path.resolve().parents or sum(1 for _ in runs.glob("*/*/record.json")) > MANY_RUNS:
+        return None
+    from shared.report.reading import read_records
+    from shared.report.writing import write_report
+
+    out = runs / "report"
+    write_report(read_records(runs=runs, results=ROOT / "results" / "runs"), out)
+    return out / "report.html"
 
 
 def checkpoint_step(path: Path) -> int:

@@ -70,6 +70,9 @@ class SuiteCLI(LightningCLI):
             "--runs", type=Path, default=Path("runs"), help="Folder below which the run gets its directory."
         )
         parser.add_argument("--run_dir", type=Path | None, default=None, help="The run's own directory, new or empty.")
+        parser.add_argument(
+            "--report", type=bool, default=True, help="Whether to bring the report of --runs up to date."
+        )
         parser.add_argument("--resume", type=Path | None, default=None, help="Continue the run in this directory.")
         mode = Literal["auto", "online", "offline", "off"]
         parser.add_argument("--wandb", type=mode, default="auto", help="W&B: auto is online with a key, else offline.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 from shared.report.paper import paper_value
@@ -30,12 +32,13 @@ def _paper_line(record: dict[str, Any]) -> str:
     return "no number for this setting"
 
 
-def final_screen(run: Run, record: dict[str, Any]) -> str:
+def final_screen(run: Run, record: dict[str, Any], *, report: Path | None = None) -> str:
     """Return what a finished run prints: its number, the paper's, where everything is, and what to do next.
 
     Args:
         run: The run.
         record: Its record.
+        report: The report that has been brought up to date; None if it has not.
     """
     headline = record["metrics"].get(record["headline"])
     ours = "diverged" if record["status"] == "diverged" else _number(headline) if headline else "X"
@@ -54,6 +57,12 @@ def final_screen(run: Run, record: dict[str, Any]) -> str:
         "compare": f"make report runs={run.path.parent.parent}"
         + ("" if run.path.parent.name == record["task"] else "  (give your runs folder)"),
     }
+    if report is not None:
+        lines["report"] = f"{report}, with every other run there; open it in a browser"
+        del lines["compare"]
+    if run.command.startswith("make "):
+        other = "bn" if record["norm"] != "bn" else "bgn"
+        lines["next"] = re.sub(r" norm=\S+", "", run.command) + f" norm={other}"
     width = max(map(len, lines))
     rule = "─" * 78
     return "\n".join([rule, *(f"{name:<{width}}  {text}" for name, text in lines.items()), rule])

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+import shared.report.__main__ as report
 from shared.catalog import ROOT, default_data_dir, load_grids, load_tasks
 from shared.errors import UserError, choose, exit_with_usage_error
 from shared.make import command_line, run_arguments
@@ -77,7 +78,7 @@ def start_cell(
     merged = {**cell, **({"args": args} if args else {})}
     environment = dict(os.environ) | {"NORM_SUITE_COMMAND": command_line(merged)}
     environment.setdefault("OMP_NUM_THREADS", str(threads))
-    arguments = run_arguments({**merged, **extra}, load_tasks())
+    arguments = [*run_arguments({**merged, **extra}, load_tasks()), "--report=false"]
     with log.open("ab") as file:
         return subprocess.Popen([sys.executable, *arguments], env=environment, stdout=file, stderr=file)
 
@@ -150,6 +151,7 @@ def run_grid(
             process.wait()
         print("Stopped; the same command goes on with the cells that are not finished.", flush=True)
         return 130
+    report.main(["--runs", str(runs), "--results", str(ROOT / "results" / "runs")])
     print(
         f"{len(waiting) - failed} finished, {failed} failed."
         + (" The same command runs the failed ones again." if failed else ""),

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+
 from classification.data import ClassificationData
 from classification.module import ClassificationModule
-from PIL import Image
 from shared.catalog import load_tasks
 from shared.cli import main
 
@@ -28,8 +29,13 @@ def make_folder(root: Path, *, size: int = 24, classes: tuple[str, ...] = ("ant"
 
 def flags(folder: Path, runs: Path, *more: str) -> list[str]:
     mine = [f"--data.data_dir={folder}", "--data.dataset=imagefolder", "--data.image_size=16", "--data.num_workers=0"]
-    sizes = ["--data.train_images=null", "--data.test_images=null", "--data.batch_size=4", "--trainer.log_every_n_steps=1"]
-    return [f"--config={SMOKE}", f"--runs={runs}", "--wandb=off", *mine, *sizes, *more]
+    sizes = [
+        "--data.train_images=null",
+        "--data.test_images=null",
+        "--data.batch_size=4",
+        "--trainer.log_every_n_steps=1",
+    ]
+    return [f"--config={SMOKE}", f"--runs={runs}", "--wandb=off", "--report=false", *mine, *sizes, *more]
 
 
 def error_of(capsys, arguments: list[str]) -> str:
@@ -158,5 +164,11 @@ def test_cifar10_subset_is_balanced_and_says_so(cifar10_dir):
 def test_a_step_on_real_imagenet_images(imagenet20_dir, tmp_path):
     config = load_tasks()["classification"].configs["imagenet20"]
     arguments = [f"--config={config}", f"--runs={tmp_path}", f"--data.data_dir={imagenet20_dir}", "--wandb=off"]
-    few = ["--data.train_images=256", "--data.test_images=100", "--trainer.max_epochs=1", "--model.norm=bgn", "--trainer.log_every_n_steps=1"]
+    few = [
+        "--data.train_images=256",
+        "--data.test_images=100",
+        "--trainer.max_epochs=1",
+        "--model.norm=bgn",
+        "--trainer.log_every_n_steps=1",
+    ]
     assert main("classification", ClassificationModule, ClassificationData, [*arguments, *few]) == 0

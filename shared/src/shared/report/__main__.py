@@ -17,7 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--task", metavar="T", help="only this task (default: all tasks)")
     parser.add_argument(
-        "--out", type=Path, default=Path("report"), metavar="DIR", help="folder to write to (default: report)"
+        "--out", type=Path, default=None, metavar="DIR", help="folder to write to (default: report below runs)"
     )
     parser.add_argument(
         "--results",
@@ -75,12 +75,13 @@ def _report(options: argparse.Namespace) -> str:
     from shared.report.writing import write_report
 
     found = read_records(runs=options.runs, results=options.results).of_task(options.task)
-    sections = write_report(found, options.out)
+    page = (options.out or options.runs / "report") / "report.html"
+    sections = write_report(found, page.parent)
     if not sections:
-        return f"{options.out / 'report.html'}: no usable records in {options.runs} or {options.results} yet"
+        return f"{page}: no usable records in {options.runs} or {options.results} yet"
     left_out = f", {len(found.left_out)} left out" if found.left_out else ""
     counted = f"{plural(len(found.records), 'run')} in {plural(len(sections), 'experiment')}{left_out}"
-    return f"{options.out / 'report.html'}: {counted}"
+    return f"{page}: {counted}"
 
 
 if __name__ == "__main__":

@@ -65,9 +65,11 @@ def draw_section(section: Section) -> DrawnSection:
 
 
 def _curve_names(records: Sequence[Record]) -> list[str]:
-    """The headline's curve and the training loss."""
+    """The headline's curve (as watched during training: val/… where the headline is test/…) and the training loss."""
     present = {name for record in records for name in record.curves}
-    return [name for name in dict.fromkeys([records[0].headline, "train/loss"]) if name in present]
+    headlines = list(dict.fromkeys(record.headline for record in records))
+    watched = [f"val/{headline.partition('/')[2]}" for headline in headlines]
+    return [name for name in (*headlines, *watched, "train/loss") if name in present]
 
 
 def _spread(columns: Sequence[Column]) -> list[Column]:
