@@ -8,6 +8,7 @@ import pytest
 
 from shared.catalog import ROOT, load_tasks
 from shared.make import TARGET_VARIABLES, TARGETS, run_arguments, target_commands
+from shared.report.paper import load_paper_tables
 
 READMES = sorted(path for path in ROOT.rglob("README.md") if ".venv" not in path.parts and ".tools" not in path.parts)
 FENCE = re.compile(r"^```(?:sh|bash|console)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -47,3 +48,24 @@ def test_there_are_commands_to_check():
 def test_every_member_has_a_readme_that_is_not_empty():
     for pyproject in [*ROOT.glob("packages/*/pyproject.toml"), *ROOT.glob("tasks/*/pyproject.toml")]:
         assert len((pyproject.parent / "README.md").read_text()) > 200, pyproject.parent
+
+
+QUOTE = re.compile(r"<!-- from (\S+) -->\n(.*?)\n<!-- end -->", re.DOTALL)
+
+
+def quotes() -> list[tuple[Path, str, str]]:
+    return [(file, source, text) for file in READMES for source, text in QUOTE.findall(file.read_text())]
+
+
+@pytest.mark.parametrize(("file", "source", "text"), quotes(), ids=[f"{f.parent.name}: {s}" for f, s, _ in quotes()])
+def test_a_quoted_table_is_the_generated_one(file, source, text):
+    generated = (ROOT / source).read_text()
+    assert text.strip() == generated.partition("\n")[2].strip(), f"{file} must quote {source}, without its heading"
+
+
+def test_the_paper_s_tables_are_quoted_as_printed():
+    text = (ROOT / "tasks/classification/README.md").read_text()
+    tables = load_paper_tables()
+    for number in (1, 2):
+        for entry in tables[number].entries:
+            assert entry.printed in text, entry

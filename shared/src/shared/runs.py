@@ -229,4 +229,4 @@ def wilson_interval(correct: float, n: int, *, z: float = 1.959963984540054) -> 
 
 def accuracy_metric(percent: float, n: int) -> Metric:
     """Return an accuracy in percent over `n` items with its Wilson interval."""
-    return Metric(value=percent, n=n, ci95=wilson_interval(percent / 100 * n, n))
+    return Metric(value=round(percent, 4), n=n, ci95=wilson_interval(percent / 100 * n, n))

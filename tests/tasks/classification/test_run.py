@@ -15,6 +15,7 @@ from classification.data import ClassificationData
 from classification.module import ClassificationModule
 from shared.catalog import load_tasks
 from shared.cli import main
+from shared.report.records import parse_record
 
 SMOKE = load_tasks()["classification"].configs["smoke"]
 
@@ -156,6 +157,7 @@ def test_a_run_resumes_from_any_checkpoint_within_an_epoch(whole_run, tmp_path):
         f"--config={SMOKE}",
         f"--runs={tmp_path}",
         "--wandb=off",
+        "--report=false",
         "--checkpoint_minutes=0",
         "--trainer.max_epochs=3",
         "--trainer.log_every_n_steps=1",
@@ -173,6 +175,17 @@ def test_a_run_resumes_from_any_checkpoint_within_an_epoch(whole_run, tmp_path):
         == 0
     )
     assert_same(folder, whole_run)
+
+
+def test_a_diverging_run_ends_and_says_so(tmp_path, capsys):
+    assert run(tmp_path, "--model.norm=none", "--model.learning_rate=1e12") == 0
+    record = json.loads((only_run(tmp_path) / "record.json").read_text())
+    assert record["status"] == "diverged"
+    assert record["metrics"] == {}
+    assert parse_record(json.dumps(record)).status == "diverged"
+    out = capsys.readouterr().out
+    assert "diverged: the training loss is not finite at step" in out
+    assert "test/top1  diverged" in out
 
 
 MISTAKES = {

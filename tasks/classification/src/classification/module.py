@@ -91,10 +91,12 @@ class ClassificationModule(TaskModule):
         self.weight_decay, self.momentum, self.label_smoothing = weight_decay, momentum, label_smoothing
         self.shard_workers = shard_workers
         self.accumulate = 1
-        self.train_loss, self.train_top1 = MeanMetric(), MeanMetric()
+        self.train_loss, self.train_top1, self.top1, self.top5, self.shard_top1 = (
+            MeanMetric(nan_strategy="disable")  # a look for NaN would wait for the GPU at every step
+            for _ in range(5)
+        )
         for metric in (self.train_loss, self.train_top1):
             metric.persistent(True)  # an epoch's mean survives a stop within the epoch
-        self.top1, self.top5, self.shard_top1 = MeanMetric(), MeanMetric(), MeanMetric()
 
     def build(self, data: TaskData) -> None:
         """Build the network for the data's classes."""
@@ -153,7 +155,7 @@ class ClassificationModule(TaskModule):
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
         self.train_loss.update(loss.detach(), len(batch.labels))
         self.train_top1.update((logits.argmax(1) == batch.labels).float())
-        self.log("train/loss_step", loss, prog_bar=True)
+        self.log("train/loss_step", loss)
         return loss
 
     def on_train_epoch_end(self) -> None:
