@@ -72,10 +72,6 @@ def prepare(module: type[TaskModule], data: type[TaskData], arguments: list[str]
     if options.resume is not None:
         run = open_run(options.resume)
         config = run.config
-        if not run.is_finished and not run.last_checkpoint.is_file():
-            raise UserError(
-                f"resume must be a run with checkpoints/last.ckpt; {run.path} was stopped before its first one."
-            )
     cli.datamodule.open()
     pl.seed_everything(options.seed, workers=True, verbose=False)
     cli.model.build(cli.datamodule)
@@ -144,14 +140,17 @@ def train(
 ) -> dict[str, Any] | None:
     """Train, test and return the record (on rank 0; None on other ranks)."""
     resume = prepared.cli.config_init.resume
-    folder = run.checkpoints if run else Path("checkpoints-of-rank-0")
+    folder = run.checkpoints if run else resume / "checkpoints" if resume else Path("checkpoints-of-rank-0")
     trainer, history, throughput = make_trainer(prepared, folder, loggers, signals)
     status, tested = "done", {}
+    last = folder / "last.ckpt"
     try:
         trainer.fit(
             prepared.module,
             datamodule=prepared.data,
-            ckpt_path=resume / "checkpoints" / "last.ckpt" if resume else None,
+            ckpt_path=last
+            if resume and last.is_file()
+            else None,  # stopped before its first checkpoint: from the start
             weights_only=True,
         )
         if signals.received is not None:
@@ -232,12 +231,7 @@ def execute(prepared: Prepared, task: str) -> int:
         except Interrupted as stop:
             finish_wandb(wandb_logger, summary={}, exit_code=stop.exit_code)
             if run:
-                can_resume = run.last_checkpoint.is_file()
-                rank_zero_print(
-                    f"Stopped. Go on with: make resume={run.path}"
-                    if can_resume
-                    else "Stopped before the first checkpoint."
-                )
+                rank_zero_print(f"Stopped. Go on with: make resume={run.path}")
             return stop.exit_code
         except BaseException as error:
             finish_wandb(wandb_logger, summary={}, exit_code=1)
@@ -269,9 +263,11 @@ def write_run_report(run: Run, runs: Path) -> Path | None:
 
 
 def checkpoint_step(path: Path) -> int:
-    """Return the number of optimiser steps done when a checkpoint was written."""
+    """Return the number of optimiser steps done when a checkpoint was written; 0 if there is none yet."""
     import torch
 
+    if not path.is_file():
+        return 0
     return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
 
 

@@ -141,6 +141,23 @@ def assert_same(folder: Path, whole: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_run_killed_before_its_first_checkpoint_starts_over(whole_run, tmp_path):
+    class DyingModule(ClassificationModule):
+        def training_step(self, batch, batch_idx):
+            if self.trainer.global_step == 5:
+                raise KeyError("killed")
+            return super().training_step(batch, batch_idx)
+
+    flags = [f"--config={SMOKE}", f"--runs={tmp_path}", "--wandb=off", "--report=false", "--trainer.max_epochs=3"]
+    with pytest.raises(KeyError):
+        main("classification", DyingModule, ClassificationData, [*flags, "--trainer.log_every_n_steps=1"])
+    folder = only_run(tmp_path)
+    again = [f"--config={folder / 'config.yaml'}", f"--resume={folder}"]
+    assert main("classification", ClassificationModule, ClassificationData, again) == 0
+    assert_same(folder, whole_run)
+
+
+@pytest.mark.slow
 def test_a_run_resumes_from_any_checkpoint_within_an_epoch(whole_run, tmp_path):
     """A crash (no signal, no goodbye) after a checkpoint at every step."""
 
