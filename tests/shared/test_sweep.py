@@ -1,6 +1,10 @@
 """Grids: cells, overrides, and running only what is not finished."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -86,3 +90,24 @@ def test_mistakes(flags, tmp_path, capsys):
     assert stop.value.code == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_the_cells_and_the_same_command_goes_on_with_them(grid, tmp_path):
+    runs = tmp_path / "runs"
+    grid.write_text(GRID.replace("[bn, none]", "[bn]"))
+    flags = [f"--grid={grid}", f"--runs={runs}", "--seed=0", "--wandb=off", "--args=--trainer.max_epochs=60"]
+    process = subprocess.Popen([sys.executable, "-m", "shared.sweep", *flags], stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(runs.rglob("last.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "goes on with the cells that are not finished" in out
+    (log,) = (runs / "sweep-logs").iterdir()
+    assert "Go on with: make resume=" in log.read_text()
+    assert main(flags) == 0
+    (record,) = runs.rglob("record.json")
+    assert len(json.loads(record.read_text())["curves"]["val/top1"]) == 60
+    assert len(list(runs.glob("*/*/run.json"))) == 1

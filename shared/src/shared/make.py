@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 SOURCES = [
     Path(__file__).resolve().parents[1],
@@ -27,6 +28,7 @@ if __name__ == "__main__":
         os.execv(bootstrap.PYTHON, [str(bootstrap.PYTHON), *sys.argv])
 
 import json
+import signal
 
 from norm_layers.registry import NORMS, resolve_norm
 from shared import bootstrap
@@ -171,15 +173,25 @@ def help_text(tasks: dict[str, Task]) -> str:
     return "\n".join(lines)
 
 
-def start(arguments: list[str], *, command: str | None = None) -> int:
-    """Set the environment up and run `python` of .venv with these arguments; return its exit code."""
+def child_environment(command: str | None = None) -> dict[str, str]:
+    """Return the environment of a command: without make's own variables, with the run's command where there is one."""
+    own = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL")
+    environment = {name: value for name, value in os.environ.items() if name not in own}
+    return environment | ({} if command is None else {"NORM_SUITE_COMMAND": command})
+
+
+def become(arguments: list[str], *, command: str) -> NoReturn:
+    """Set the environment up and become `python` of .venv with these arguments, so that signals reach it directly."""
     bootstrap.ensure()
-    environment = dict(os.environ)
-    for name in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL"):
-        environment.pop(name, None)
-    if command is not None:
-        environment["NORM_SUITE_COMMAND"] = command
-    process = subprocess.Popen([str(bootstrap.PYTHON), *arguments], env=environment)
+    sys.stdout.flush()
+    os.execve(bootstrap.PYTHON, [str(bootstrap.PYTHON), *arguments], child_environment(command))
+
+
+def start(arguments: list[str]) -> int:
+    """Set the environment up, run `python` of .venv with these arguments, and return its exit code."""
+    bootstrap.ensure()
+    process = subprocess.Popen([str(bootstrap.PYTHON), *arguments], env=child_environment())
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     while True:
         try:
             return process.wait()
@@ -194,7 +206,7 @@ def carry_out(target: str, variables: dict[str, str]) -> int:
         if not variables and target == "default":
             target = "help"
         else:
-            return start(run_arguments(variables, tasks), command=command_line(variables))
+            become(run_arguments(variables, tasks), command=command_line(variables))
     choose("target", target, TARGETS)
     for name in variables:
         allowed = TARGET_VARIABLES[target]

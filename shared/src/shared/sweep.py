@@ -6,6 +6,7 @@ import argparse
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,8 @@ import yaml
 import shared.report.__main__ as report
 from shared.catalog import ROOT, default_data_dir, load_grids, load_tasks
 from shared.errors import UserError, choose, exit_with_usage_error
-from shared.make import command_line, run_arguments
+from shared.make import command_line, resume_arguments, run_arguments
+from shared.runs import open_run
 
 Cell = dict[str, str]
 
@@ -70,17 +72,36 @@ def finished_commands(runs: Path) -> set[str]:
     return commands
 
 
+def stopped_runs(runs: Path) -> dict[str, Path]:
+    """Return the runs below `runs` that stopped after a checkpoint and can go on, by their commands."""
+    stopped = {}
+    for file in sorted(runs.rglob("run.json")):
+        run = open_run(file.parent)
+        if not run.is_finished and run.last_checkpoint.is_file():
+            stopped[run.command] = run.path
+    return stopped
+
+
 def start_cell(
     cell: Cell, *, runs: Path, wandb: str | None, data_dir: str | None, args: str, threads: int, log: Path
 ) -> subprocess.Popen[bytes]:
-    """Start one cell as its own process with so many threads, its output going to `log`."""
+    """Start one cell, or go on with its stopped run, as a process with so many threads and its output in `log`."""
     extra = {"runs": str(runs)} | ({"wandb": wandb} if wandb else {}) | ({"data_dir": data_dir} if data_dir else {})
     merged = {**cell, **({"args": args} if args else {})}
     environment = dict(os.environ) | {"NORM_SUITE_COMMAND": command_line(merged)}
     environment.setdefault("OMP_NUM_THREADS", str(threads))
-    arguments = [*run_arguments({**merged, **extra}, load_tasks()), "--report=false"]
+    arguments = run_arguments({**merged, **extra}, load_tasks())
+    if (stopped := stopped_runs(runs).get(command_line(merged))) is not None:
+        arguments = resume_arguments({"resume": str(stopped), **({"wandb": wandb} if wandb else {})})
+    arguments = [*arguments, "--report=false"]
     with log.open("ab") as file:
-        return subprocess.Popen([sys.executable, *arguments], env=environment, stdout=file, stderr=file)
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            env=environment,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,  # Ctrl-C reaches the sweep alone, which asks every cell once to save and stop
+        )
 
 
 def label(cell: Cell) -> str:
@@ -162,6 +183,7 @@ def run_grid(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a grid from the command line."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     parser = argparse.ArgumentParser(prog="make sweep", description=__doc__)
     parser.add_argument("--grid", required=True, help="name of a file in grids/, or a path")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
