@@ -24,7 +24,11 @@ def audit_network(network: nn.Module, example_input: Tensor, *, batch_size: int)
         UserError: If a norm over the batch would average a single value.
         ValueError: If a norm layer cannot take its input (more groups than values, wrong channels).
     """
-    audits = [_at_batch_size(audit, batch_size) for audit in audit_norms(network, example_input)]
+    try:
+        audits = [_at_batch_size(audit, batch_size) for audit in audit_norms(network, example_input)]
+    except (RuntimeError, TypeError) as error:
+        shape = tuple(example_input.shape)
+        raise UserError(f"norm must work in the network on images of the shape {shape}; got: {error}") from error
     for audit in audits:
         if _is_batch_norm(audit) and audit.values_per_statistic == 1:
             shape = (batch_size, audit.channels, audit.height, audit.width)

@@ -23,7 +23,7 @@ from shared.csv_logger import CsvLogger, cut_after, last_step
 from shared.errors import UserError, exit_with_usage_error
 from shared.parser import SuiteCLI
 from shared.record import build_record
-from shared.runs import Run, create_run, open_run, write_json
+from shared.runs import Run, create_run, open_run, source_version, write_json
 from shared.screen import final_screen
 from shared.signals import Interrupted, StopSignals
 from shared.task import TaskData, TaskModule
@@ -99,7 +99,12 @@ def open_or_create_run(prepared: Prepared, task: str) -> Run:
     """Return the resumed run, or make the directory of a new one and write its config.yaml."""
     options, axes = prepared.cli.config_init, run_axes(prepared)
     if options.resume is not None:
-        return open_run(options.resume)
+        run = open_run(options.resume)
+        if (run.commit, run.dirty) != source_version():
+            print(
+                f"The code has changed since the run began (commit {run.commit}); its record will say so.", flush=True
+            )
+        return run
     command = os.environ.get("NORM_SUITE_COMMAND") or shlex.join(["python", "-m", task, *sys.argv[1:]])
     run = create_run(
         runs=options.runs, run_dir=options.run_dir, task=task, norm=axes["norm"], config=prepared.config,
@@ -168,7 +173,8 @@ def train(
         run, outcome=prepared.module.outcome(prepared.data, history.epochs, tested), status=status,
         norm=axes.pop("norm"), num_groups=axes.pop("num_groups"), batch_size=axes.pop("batch_size"),
         seed=axes.pop("seed"), axes=axes,
-        dataset=prepared.data.describe(), norm_audit=prepared.norm_audit, device=trainer.strategy.root_device,
+        dataset=prepared.data.describe(), norm_audit=prepared.norm_audit, trainer_protocol=prepared.cli.trainer_protocol(),
+        device=trainer.strategy.root_device,
         wall_time_seconds=throughput.state_dict()["wall_seconds"], images_per_second=throughput.images_per_second,
         wandb=wandb_entry(prepared.wandb_mode, run, wandb_logger),
     )  # fmt: skip

@@ -12,9 +12,17 @@ import pytorch_lightning as pl
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from shared.errors import UserError
+from shared.runs import Scalar
 from shared.task import TaskData, TaskModule
 
 SUITE_TRAINER_SETTINGS = ("logger", "callbacks", "default_root_dir", "inference_mode", "enable_checkpointing")
+
+NEUTRAL_TRAINER_SETTINGS = (
+    *("accelerator", "strategy", "devices", "num_nodes", "max_epochs", "precision", "log_every_n_steps"),
+    *("enable_progress_bar", "enable_model_summary", "profiler", "barebones", "benchmark", "detect_anomaly"),
+    *("limit_predict_batches", "use_distributed_sampler", "enable_autolog_hparams", "model_registry", "max_time"),
+)
+"""Where a run runs and what it shows, or what every task's protocol names itself."""
 
 
 class SuiteParser(LightningArgumentParser):
@@ -116,6 +124,16 @@ class SuiteCLI(LightningCLI):
             if settings.pop(name) != defaults[name].default:
                 raise UserError(f"trainer.{name} must be left out: the run sets it itself.")
         return settings
+
+    def trainer_protocol(self) -> dict[str, Scalar]:
+        """Return the trainer settings that may change results and are not Lightning's defaults.
+
+        Runs that differ in one of them must not share a table. The number of epochs is left to the task's protocol.
+        """
+        defaults = inspect.signature(pl.Trainer).parameters
+        settings = self.trainer_settings()
+        changed = {n: v for n, v in settings.items() if n not in NEUTRAL_TRAINER_SETTINGS and v != defaults[n].default}
+        return {f"trainer.{name}": str(value) for name, value in changed.items()}
 
     def resolved_yaml(self) -> str:
         """Return every setting as YAML, without what concerns only where and how this run is kept."""

@@ -63,6 +63,7 @@ def build_record(
     axes: dict[str, Scalar],
     dataset: dict[str, Any],
     norm_audit: dict[str, Any],
+    trainer_protocol: dict[str, Scalar],
     device: torch.device,
     wall_time_seconds: float,
     images_per_second: float | None,
@@ -81,12 +82,14 @@ def build_record(
         axes: Further settings that a table may vary.
         dataset: What the data module says of the data.
         norm_audit: Every norm layer's shape and groups.
+        trainer_protocol: Trainer settings that change results and are not Lightning's defaults.
         device: Where the network ran.
         wall_time_seconds: Seconds from start to end, over all resumes.
         images_per_second: Training images a second; None if no epoch went through.
         wandb: mode, id and url of the W&B run.
     """
-    commit, dirty = source_version()
+    commit, dirty = source_version()  # cached when the run began, or was resumed
+    commits = commit if commit == run.commit else f"{run.commit}, {commit}"
     curves = {name: [[e, v] for e, v in points if math.isfinite(v)] for name, points in outcome.curves.items()}
     return {
         "schema": SCHEMA,
@@ -104,13 +107,13 @@ def build_record(
         "headline": outcome.headline,
         "metrics": finite_metrics(outcome.metrics),
         "selection": outcome.selection,
-        "protocol": outcome.protocol,
+        "protocol": outcome.protocol | trainer_protocol,
         "curves": curves,
         "paper": [asdict(cell) for cell in outcome.paper],
         "readings": outcome.readings,
         "norm_audit": norm_audit,
-        "commit": commit,
-        "dirty": dirty,
+        "commit": commits,
+        "dirty": dirty or run.dirty,
         "versions": versions(),
         "device": device_name(device),
         "wall_time_seconds": round(wall_time_seconds, 1),

@@ -110,6 +110,8 @@ class Run:
         task: The task's name.
         config: The config's name.
         command: The command that makes the run again.
+        commit: The commit of the code that started the run.
+        dirty: Whether the code differed from the commit.
     """
 
     path: Path
@@ -117,6 +119,8 @@ class Run:
     task: str
     config: str
     command: str
+    commit: str
+    dirty: bool
 
     @property
     def record_file(self) -> Path:
@@ -166,7 +170,8 @@ def create_run(
     path = run_dir or runs / task / name
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"run_dir must be new or empty; got {str(path)!r}. To go on with a run, give resume={path}.")
-    run = Run(path=path, name=name, task=task, config=config, command=command)
+    commit, dirty = source_version()
+    run = Run(path=path, name=name, task=task, config=config, command=command, commit=commit, dirty=dirty)
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     write_json(path / "run.json", {key: value for key, value in asdict(run).items() if key != "path"})
     return run

@@ -73,6 +73,15 @@ def test_record_holds_what_the_report_needs(whole_run):
     assert record["images_per_second"] > 0
 
 
+def test_a_trainer_flag_that_changes_results_is_in_the_protocol(whole_run, tmp_path):
+    assert run(tmp_path, "--trainer.gradient_clip_val=1", "--trainer.limit_train_batches=10") == 0
+    protocol = json.loads((only_run(tmp_path) / "record.json").read_text())["protocol"]
+    assert protocol["trainer.gradient_clip_val"] == "1"
+    assert protocol["trainer.limit_train_batches"] == "10"
+    plain = json.loads((whole_run / "record.json").read_text())["protocol"]
+    assert not any(name.startswith("trainer.") for name in plain)
+
+
 def test_no_step_is_logged_twice(whole_run):
     keys = [(row[1], row[2]) for row in rows(whole_run)]
     assert len(keys) == len(set(keys))
@@ -211,6 +220,8 @@ MISTAKES = {
     "more groups than values": (["--model.num_groups=100000"], "num_groups", "100000"),
     "no groups": (["--model.num_groups=0"], "num_groups", "0"),
     "norm module that is not there": (["--model.norm=no_such_module:Norm"], "can be imported", "no_such_module"),
+    "outside norm that needs more": (["--model.norm=torch.nn:GroupNorm"], "norm", "torch.nn:GroupNorm"),
+    "outside norm of other shapes": (["--model.norm=torch.nn:LayerNorm"], "norm must work in the network", "got:"),
     "misspelt flag": (["--model.nrom=bn"], "model.nrom", "Did you mean 'model.norm'"),
     "wrong type": (["--data.batch_size=two"], "batch_size", "two"),
     "unknown backbone": (["--model.backbone=resnet51"], "backbone must be one of", "resnet51"),
