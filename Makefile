@@ -9,8 +9,10 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 default help setup run sweep report publish smoke test lint lock:
 	@$(PYTHON) shared/src/shared/make.py $@
 
-# A misspelt target gets the same one-line answer as a misspelt variable.
-%:
+# A misspelt target gets the same one-line answer as a misspelt variable, also where a folder has its name.
+%: FORCE
 	@$(PYTHON) shared/src/shared/make.py $@
+
+FORCE: ;
 
 Makefile: ;

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from shared.csv_logger import CsvLogger, cut_after, last_step
+from shared.csv_logger import CsvLogger, cut_after, logged_numbers
 
 
 def read(path):
@@ -19,7 +19,7 @@ def test_numbers_come_back_exactly(tmp_path):
     logger.log_metrics({"loss": float("nan"), "acc": 1e-30}, step=5)
     assert read(path)[0] == (4, "loss", 1 / 3)
     assert read(path)[2] == (5, "acc", 1e-30)
-    assert last_step(path) == 5
+    assert logged_numbers(path) == {(4, "loss"), (5, "loss"), (5, "acc")}
 
 
 def test_cut_drops_later_steps_and_a_torn_last_line(tmp_path):
@@ -29,17 +29,17 @@ def test_cut_drops_later_steps_and_a_torn_last_line(tmp_path):
         logger.log_metrics({"loss": step}, step=step)
     with path.open("a") as file:
         file.write("0,5,loss,")
-    assert last_step(path) == 4
+    assert logged_numbers(path) == {(step, "loss") for step in range(5)}
     cut_after(path, 2)
     assert [step for step, _, _ in read(path)] == [0, 1, 2]
     cut_after(path, -1)
     assert read(path) == []
-    assert last_step(path) == -1
+    assert logged_numbers(path) == set()
 
 
 def test_nothing_to_cut(tmp_path):
     cut_after(tmp_path / "none.csv", 3)
-    assert last_step(tmp_path / "none.csv") == -1
+    assert logged_numbers(tmp_path / "none.csv") == set()
     assert not list(tmp_path.iterdir())
 
 

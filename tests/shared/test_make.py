@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from norm_layers.registry import NORMS
+from shared import bootstrap
 from shared.catalog import ROOT, RUN_VARIABLES, load_tasks
 from shared.errors import UserError
 from shared.make import TARGETS, command_line, help_text, read_variables, run_arguments, target_commands
@@ -133,6 +134,7 @@ def test_make_alone_prints_the_help():
         (["task=classification", "norm=bgm"], "Did you mean 'bgn'"),
         (["task=classification", "nrom=bgn"], "Did you mean 'norm'"),
         (["swep"], "target must be one of"),
+        (["tests"], "Did you mean 'test'"),
         (["help", "norm=bgn"], "variable of make help must be left out"),
     ],
 )
@@ -144,3 +146,12 @@ def test_make_answers_a_mistake_in_one_line_with_code_2(words, expected):
     assert errors[0].startswith("error: ")
     assert expected in errors[0]
     assert not done.stdout
+
+
+def test_a_machine_without_a_gpu_gets_no_gpu_libraries():
+    everything, small = bootstrap.wanted_requirements(None), bootstrap.wanted_requirements("cpu")
+    assert "nvidia-" in everything
+    assert "nvidia-" not in small
+    assert "triton==" not in small
+    assert set(small.splitlines()) < set(everything.splitlines())
+    assert {"torch", "wandb"} <= {line.partition("==")[0] for line in small.splitlines()}

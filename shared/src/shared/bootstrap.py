@@ -39,6 +39,21 @@ def is_ready() -> bool:
     return PYTHON.exists() and stamp.is_file() and stamp.read_text() == fingerprint()
 
 
+def works(python: Path) -> bool:
+    """Return whether an interpreter runs."""
+    try:
+        return subprocess.run([str(python), "-c", ""], check=False, capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+def wanted_requirements(torch_backend: str | None) -> str:
+    """Return requirements.lock, without the GPU's libraries where UV_TORCH_BACKEND=cpu asks for torch without them."""
+    lines = (ROOT / "requirements.lock").read_text().splitlines(keepends=True)
+    unwanted = ("nvidia-", "cuda-", "triton==") if torch_backend == "cpu" else ()
+    return "".join(line for line in lines if not line.startswith(unwanted))
+
+
 def find_uv() -> str:
     """Return the path of uv: from PATH, else from .tools, where pip puts it once."""
     found = shutil.which("uv")
@@ -74,12 +89,17 @@ def ensure(*, quiet: bool = True) -> None:
         if not quiet:
             print("The environment in .venv is up to date.")
         return
-    TOOLS.mkdir(exist_ok=True)
+    try:
+        TOOLS.mkdir(exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f"error: the repository must be writable to set up .venv; got: {error}") from None
     with (TOOLS / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if is_ready():
             return
-        first = not PYTHON.exists()
+        stamp = VENV / "norm-suite-stamp"
+        stamp.unlink(missing_ok=True)  # an interrupted installation must not look finished
+        first = not works(PYTHON)
         print(
             "Setting up .venv" + (" (first time: several GB, some minutes)" if first else "") + " …",
             file=sys.stderr,
@@ -88,15 +108,17 @@ def ensure(*, quiet: bool = True) -> None:
         uv = find_uv()
         if first:
             run(
-                [uv, "venv", "--quiet", "--python", ">=3.11", str(VENV)],
+                [uv, "venv", "--quiet", "--clear", "--python", ">=3.11", str(VENV)],
                 "no Python 3.11 or newer was found; install one.",
             )
         target = ["--quiet", "--python", str(PYTHON)]
         failure = "the packages of requirements.lock could not be installed (see above); `make setup` tries again."
-        run([uv, "pip", "sync", *target, "requirements.lock"], failure)
+        requirements = TOOLS / "requirements.txt"
+        requirements.write_text(wanted_requirements(os.environ.get("UV_TORCH_BACKEND")))
+        run([uv, "pip", "sync", *target, str(requirements)], failure)
         editable = [word for folder in members() for word in ("-e", str(folder.relative_to(ROOT)))]
         run([uv, "pip", "install", *target, "--no-deps", *editable], failure)
-        (VENV / "norm-suite-stamp").write_text(fingerprint())
+        stamp.write_text(fingerprint())
 
 
 def write_lock() -> None:

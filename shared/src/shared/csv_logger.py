@@ -14,12 +14,12 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 COLUMNS = ["epoch", "step", "metric", "value"]
 
 
-def last_step(path: Path) -> int:
-    """Return the last step in metrics.csv; -1 if there is none."""
+def logged_numbers(path: Path) -> set[tuple[int, str]]:
+    """Return the (step, metric) pairs in metrics.csv."""
     if not path.is_file():
-        return -1
+        return set()
     with path.open(newline="") as file:
-        return max((int(row["step"]) for row in csv.DictReader(file) if row["value"]), default=-1)
+        return {(int(row["step"]), row["metric"]) for row in csv.DictReader(file) if row["value"]}
 
 
 def cut_after(path: Path, step: int) -> None:

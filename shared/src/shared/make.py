@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,8 +25,11 @@ if __name__ == "__main__":
     if sys.version_info < (3, 11):
         from shared import bootstrap
 
-        bootstrap.ensure()
-        os.execv(bootstrap.PYTHON, [str(bootstrap.PYTHON), *sys.argv])
+        newer = next(filter(None, (shutil.which(f"python3.{minor}") for minor in range(20, 10, -1))), None)
+        if newer is None:
+            bootstrap.ensure()
+            newer = str(bootstrap.PYTHON)
+        os.execv(newer, [newer, *sys.argv])
 
 import json
 import signal

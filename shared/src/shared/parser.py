@@ -16,11 +16,23 @@ from shared.runs import Scalar
 from shared.task import TaskData, TaskModule
 
 SUITE_TRAINER_SETTINGS = ("logger", "callbacks", "default_root_dir", "inference_mode", "enable_checkpointing")
+"""Trainer settings that the run makes itself."""
+REFUSED_TRAINER_SETTINGS = {
+    "fast_dev_run": "use config=smoke",
+    "max_steps": "give trainer.max_epochs",
+    "max_time": "stop the run with Ctrl-C and resume it",
+    "overfit_batches": "take a small subset of the data",
+    "barebones": "a run without checkpoints has no record",
+    "limit_val_batches": "every test image counts",
+    "limit_test_batches": "every test image counts",
+}
+"""Trainer settings under which a record would not say what was measured, and what to do instead."""
 
 NEUTRAL_TRAINER_SETTINGS = (
     *("accelerator", "strategy", "devices", "num_nodes", "max_epochs", "precision", "log_every_n_steps"),
     *("enable_progress_bar", "enable_model_summary", "profiler", "barebones", "benchmark", "detect_anomaly"),
-    *("limit_predict_batches", "use_distributed_sampler", "enable_autolog_hparams", "model_registry", "max_time"),
+    *("limit_predict_batches", "use_distributed_sampler", "enable_autolog_hparams", "model_registry"),
+    "num_sanity_val_steps",
 )
 """Where a run runs and what it shows, or what every task's protocol names itself."""
 
@@ -62,7 +74,7 @@ class SuiteCLI(LightningCLI):
         super().__init__(
             module, data, run=False, save_config_callback=None, args=args, auto_configure_optimizers=False,
             parser_kwargs={"prog": f"python -m {module.__module__.partition('.')[0]}"},
-            trainer_defaults={"log_every_n_steps": 10},
+            trainer_defaults={"log_every_n_steps": 10, "num_sanity_val_steps": 0},
         )  # fmt: skip
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -123,6 +135,11 @@ class SuiteCLI(LightningCLI):
         for name in SUITE_TRAINER_SETTINGS:
             if settings.pop(name) != defaults[name].default:
                 raise UserError(f"trainer.{name} must be left out: the run sets it itself.")
+        for name, instead in REFUSED_TRAINER_SETTINGS.items():
+            if settings[name] != defaults[name].default:
+                raise UserError(f"trainer.{name} must be left out: {instead}; got {settings[name]}.")
+        if not settings["max_epochs"] or settings["max_epochs"] < 1:
+            raise UserError(f"trainer.max_epochs must be at least 1; got {settings['max_epochs']}.")
         return settings
 
     def trainer_protocol(self) -> dict[str, Scalar]:

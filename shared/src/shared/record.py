@@ -67,6 +67,7 @@ def build_record(
     device: torch.device,
     wall_time_seconds: float,
     images_per_second: float | None,
+    peak_memory: int,
     wandb: dict[str, Any],
 ) -> dict[str, Any]:
     """Return the record of a finished run as a JSON object, schema 1.
@@ -86,6 +87,7 @@ def build_record(
         device: Where the network ran.
         wall_time_seconds: Seconds from start to end, over all resumes.
         images_per_second: Training images a second; None if no epoch went through.
+        peak_memory: Most memory taken while training, in bytes; 0 if no epoch went through.
         wandb: mode, id and url of the W&B run.
     """
     commit, dirty = source_version()  # cached when the run began, or was resumed
@@ -118,7 +120,7 @@ def build_record(
         "device": device_name(device),
         "wall_time_seconds": round(wall_time_seconds, 1),
         "images_per_second": None if images_per_second is None else round(images_per_second, 1),
-        "peak_memory_bytes": peak_memory_bytes(device),
+        "peak_memory_bytes": peak_memory or None,
         "wandb": wandb,
         "command": run.command,
         "finished": utc_now(),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
 import re
 import secrets
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -119,8 +122,8 @@ class Run:
     task: str
     config: str
     command: str
-    commit: str
-    dirty: bool
+    commit: str = "unknown"
+    dirty: bool = True
 
     @property
     def record_file(self) -> Path:
@@ -187,6 +190,30 @@ def open_run(path: Path) -> Run:
     if not identity.is_file():
         raise UserError(f"resume must be the folder of a run (it holds run.json); got {str(path)!r}.")
     return Run(path=path, **json.loads(identity.read_text()))
+
+
+@contextmanager
+def hold_run(run: Run) -> Iterator[None]:
+    """Keep other processes from training a run while this one does.
+
+    Raises:
+        UserError: If another process holds it.
+    """
+    with (run.path / "run.json").open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"a run must be trained by one process at a time; {run.path} is being trained.") from None
+        yield
+
+
+def is_held(run: Run) -> bool:
+    """Return whether a process is training the run."""
+    try:
+        with hold_run(run):
+            return False
+    except UserError:
+        return True
 
 
 def utc_now() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def final_screen(run: Run, record: dict[str, Any], *, report: Path | None = None
     ours = "diverged" if record["status"] == "diverged" else _number(headline) if headline else "X"
     groups = "" if record["num_groups"] is None else f", G = {record['num_groups']}"
     wandb = record["wandb"]
-    tracked = {"off": "off", "offline": f"offline in {run.path / 'wandb'}; look: wandb leet {run.path / 'wandb'}"}
+    tracked = {"off": "off", "offline": f"offline in {run.path / 'wandb'}; .venv/bin/wandb login, then it is online"}
     data = record["dataset"]
     lines = {
         f"{record['headline']}": f"{ours}   [{record['selection']}]",
@@ -61,8 +62,17 @@ def final_screen(run: Run, record: dict[str, Any], *, report: Path | None = None
         lines["report"] = f"{report}, with every other run there; open it in a browser"
         del lines["compare"]
     if run.command.startswith("make "):
-        other = "bn" if record["norm"] != "bn" else "bgn"
-        lines["next"] = re.sub(r" norm=\S+", "", run.command) + f" norm={other}"
+        lines["next"] = next_command(run, record)
     width = max(map(len, lines))
     rule = "─" * 78
     return "\n".join([rule, *(f"{name:<{width}}  {text}" for name, text in lines.items()), rule])
+
+
+def next_command(run: Run, record: dict[str, Any]) -> str:
+    """Return the command of the same run with the norm to compare with: BN, or BGN after BN."""
+    other = "bn" if record["norm"] != "bn" else "bgn"
+    command = re.sub(r" (norm|num_groups)=\S+", "", run.command) + f" norm={other}"
+    runs = run.path.parent.parent
+    if str(runs) != "runs":
+        command += f" runs={shlex.quote(str(runs))}"
+    return command + (" data_dir=…" if record["dataset"]["name"] != "embedded" else "")

@@ -20,7 +20,7 @@ import shared.report.__main__ as report
 from shared.catalog import ROOT, default_data_dir, load_grids, load_tasks
 from shared.errors import UserError, choose, exit_with_usage_error
 from shared.make import command_line, resume_arguments, run_arguments
-from shared.runs import open_run
+from shared.runs import is_held, open_run
 
 Cell = dict[str, str]
 
@@ -76,8 +76,11 @@ def stopped_runs(runs: Path) -> dict[str, Path]:
     """Return the runs below `runs` that stopped after a checkpoint and can go on, by their commands."""
     stopped = {}
     for file in sorted(runs.rglob("run.json")):
-        run = open_run(file.parent)
-        if not run.is_finished and run.last_checkpoint.is_file():
+        try:
+            run = open_run(file.parent)
+        except (ValueError, TypeError):
+            continue
+        if not run.is_finished and run.last_checkpoint.is_file() and not is_held(run):
             stopped[run.command] = run.path
     return stopped
 

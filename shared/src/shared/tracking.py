@@ -5,7 +5,7 @@ from __future__ import annotations
 import netrc
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -73,19 +73,20 @@ class RunWandbLogger(WandbLogger):
     """WandbLogger that does not send again what the same run sent before it was killed.
 
     Args:
-        skip_through_step: The last step that an earlier process of this run logged; -1 for a new run.
+        already_sent: The (step, metric) pairs that earlier processes of this run logged.
         settings: Arguments of WandbLogger.
     """
 
-    def __init__(self, *, skip_through_step: int = -1, **settings: Any) -> None:
+    def __init__(self, *, already_sent: Set[tuple[int, str]] = frozenset(), **settings: Any) -> None:
         super().__init__(**settings)
-        self._skip_through_step = skip_through_step
+        self._already_sent = already_sent
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log the metrics of a new step."""
-        if step is None or step > self._skip_through_step:
-            super().log_metrics(metrics, step)
+        """Log the metrics that are new at this step."""
+        new = {name: value for name, value in metrics.items() if (step, name) not in self._already_sent}
+        if set(new) - {"epoch"}:
+            super().log_metrics(new, step)
 
 
 def start_wandb(
@@ -96,7 +97,7 @@ def start_wandb(
     entity: str | None,
     axes: dict[str, Any],
     config: dict[str, Any],
-    skip_through_step: int = -1,
+    already_sent: Set[tuple[int, str]] = frozenset(),
 ) -> RunWandbLogger | None:
     """Start the W&B run of a run directory.
 
@@ -107,7 +108,7 @@ def start_wandb(
         entity: W&B user or team; None for the key's own.
         axes: The grid's axes, as flat scalars (task, norm, num_groups, batch_size, seed, …).
         config: All other settings, nested, logged under "cli".
-        skip_through_step: The last step already logged by an earlier process of this run.
+        already_sent: The (step, metric) pairs that earlier processes of this run logged.
 
     Returns:
         The logger; None for mode off. If the server cannot be reached, an offline logger, with a line that says so.
@@ -131,10 +132,11 @@ def start_wandb(
             silent=True,
             console="off",
         )
-        cell = f"{axes['task']}/{short_norm(axes['norm'])}/bs{axes['batch_size']}"
+        groups = "" if axes["num_groups"] is None else f"-G{axes['num_groups']}"
+        cell = f"{axes['task']}/{run.config}/{short_norm(axes['norm'])}{groups}/bs{axes['batch_size']}"
         logger = RunWandbLogger(
-            skip_through_step=skip_through_step, project=project, entity=entity, group=cell, job_type=run.config,
-            name=run.name.rsplit("-", 1)[0], tags=[*cell.split("/"), run.config],
+            already_sent=already_sent, project=project, entity=entity, group=cell, job_type=run.config,
+            name=run.name.rsplit("-", 1)[0], tags=cell.split("/"),
             id=None if is_sweep else run.name, save_dir=run.path, log_model=False, settings=settings,
         )  # fmt: skip
         logger._wandb_init.pop("anonymous", None)  # Lightning sets it, wandb warns of it
@@ -145,7 +147,9 @@ def start_wandb(
         return start("online" if mode == "online" else "offline")
     except wandb.errors.AuthenticationError as error:
         raise UserError(f"W&B refused the key: {one_line(error)} Use wandb=offline to go on without.") from error
-    except (wandb.errors.CommError, wandb.errors.UsageError, TimeoutError) as error:
+    except wandb.errors.UsageError as error:
+        raise UserError(f"W&B's settings must be ones that it takes; got: {one_line(error)}") from error
+    except (wandb.errors.CommError, TimeoutError) as error:
         if mode == "offline":
             raise
         print(

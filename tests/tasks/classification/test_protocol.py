@@ -1,13 +1,14 @@
 """The paper's numbers, from the paper."""
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from classification import protocol
 from classification.data import ClassificationData
 from classification.module import ClassificationModule
 from norm_layers.registry import default_num_groups
-from shared.runs import wilson_interval
+from shared.runs import PaperCell, wilson_interval
 
 PAPER_GROUPS = {128: 512, 64: 256, 32: 128, 16: 64, 8: 16, 4: 2, 2: 1}
 
@@ -75,3 +76,43 @@ def test_the_paper_s_network_and_optimiser():
     gammas = [m.weight for m in module.network.modules() if type(m).__name__ == "BatchGroupNorm"]
     assert len(gammas) == 53
     assert all(torch.equal(gamma, torch.ones_like(gamma)) for gamma in gammas)
+
+
+def cell(norm: str = "bgn", **settings) -> PaperCell | None:
+    """The paper's cell of a run that only its settings keep from being the paper's."""
+    module = ClassificationModule(norm=norm, **({"batch_size": 32} | settings))
+    data = ClassificationData(num_classes=1000, train_images=1000, test_images=1000, image_size=16)
+    data.open()
+    data.differences_from_paper = list
+    module.trainer = pl.Trainer(max_epochs=120, accelerator="cpu", logger=False, enable_checkpointing=False)
+    module.steps_per_epoch = module.num_batches_per_process = 5
+    return next(iter(module._paper_cells(data, 120)), None)
+
+
+def test_the_paper_s_own_settings_are_comparable():
+    assert (cell().table, cell().comparable, cell().setting) == (2, True, {"batch_size": 32})
+    assert cell(num_groups=1, batch_size=2).table == 2
+    assert (cell(num_groups=8, batch_size=2).table, cell(num_groups=8, batch_size=2).comparable) == (1, True)
+    assert cell(num_groups=8, batch_size=32) is None
+    assert cell(batch_size=24) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"norm": "gn", "num_groups": 16}, "G = 16, not 32"),
+        ({"stem": "conv3"}, "stem conv3, not conv7"),
+        ({"label_smoothing": 0.1}, "label smoothing 0.1, not 0.0"),
+        ({"warmup_epochs": 5}, "warm-up epochs 5, not 0"),
+        ({"zero_init_residual": True}, "zero-init residual True, not False"),
+        ({"momentum": 0.5}, "momentum 0.5, not 0.9"),
+        ({"weight_decay": 0.0}, "weight decay 0.0, not 0.0001"),
+        ({"learning_rate": 0.1}, "its own learning rate"),
+        ({"total_workers": 4}, "workers 4, not 8"),
+        ({"milestones": (30, 60)}, "milestones (30, 60), not (30, 60, 90)"),
+        ({"backbone": "resnet18"}, "network resnet18, not resnet50"),
+    ],
+)
+def test_any_other_setting_is_not_comparable(settings, reason):
+    assert not cell(**settings).comparable
+    assert reason in cell(**settings).why

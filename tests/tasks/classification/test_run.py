@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -16,6 +17,7 @@ from classification.module import ClassificationModule
 from shared.catalog import load_tasks
 from shared.cli import main
 from shared.report.records import parse_record
+from shared.runs import hold_run, open_run
 
 SMOKE = load_tasks()["classification"].configs["smoke"]
 
@@ -66,7 +68,7 @@ def test_record_holds_what_the_report_needs(whole_run):
     values = [value for _, value in record["curves"]["val/top1"]]
     assert record["metrics"]["test/top1"]["value"] == pytest.approx(sorted(values)[1])
     assert record["metrics"]["test/top1_last"]["value"] == pytest.approx(values[-1])
-    assert record["metrics"]["test/top1_shard"]["n"] == 10
+    assert record["metrics"]["test/top1_shard"]["n"] == 16
     assert record["norm_audit"]["num_layers"] == 19
     assert record["paper"][0]["table"] == 2
     assert not record["paper"][0]["comparable"]
@@ -74,10 +76,10 @@ def test_record_holds_what_the_report_needs(whole_run):
 
 
 def test_a_trainer_flag_that_changes_results_is_in_the_protocol(whole_run, tmp_path):
-    assert run(tmp_path, "--trainer.gradient_clip_val=1", "--trainer.limit_train_batches=10") == 0
+    assert run(tmp_path, "--trainer.gradient_clip_val=1", "--trainer.limit_train_batches=15") == 0
     protocol = json.loads((only_run(tmp_path) / "record.json").read_text())["protocol"]
     assert protocol["trainer.gradient_clip_val"] == "1"
-    assert protocol["trainer.limit_train_batches"] == "10"
+    assert protocol["trainer.limit_train_batches"] == "15"
     plain = json.loads((whole_run / "record.json").read_text())["protocol"]
     assert not any(name.startswith("trainer.") for name in plain)
 
@@ -166,6 +168,84 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(whole_run, tmp_pat
     assert_same(folder, whole_run)
 
 
+def test_the_shard_is_every_nth_image(whole_run):
+    """Against a loop over the images, with the last weights."""
+    data = ClassificationData(train_images=160, test_images=80, batch_size=8)
+    data.open()
+    module = ClassificationModule(
+        norm="bgn", batch_size=8, backbone="resnet20", width=8, stem="conv3_stride2", total_workers=1
+    )
+    module.build(data)
+    module.network.load_state_dict(
+        {k.removeprefix("network."): v for k, v in weights(whole_run).items() if k.startswith("network.")}
+    )
+    module.eval()
+    hits = []
+    for index in range(80):
+        pixels = (data.test.images[index].double() / 255 - 0.5) / 0.25
+        with torch.no_grad():
+            hits.append(int(module(pixels[None].float()).argmax()) == int(data.test.labels[index]))
+    metrics = json.loads((whole_run / "record.json").read_text())["metrics"]
+    assert metrics["test/top1_last"]["value"] == pytest.approx(100 * sum(hits) / 80, abs=1e-4)
+    assert metrics["test/top1_shard_last"]["value"] == pytest.approx(100 * sum(hits[::5]) / 16, abs=1e-4)
+    assert sum(hits[::5]) / 16 != sum(hits) / 80, "the test must be able to tell them apart"
+
+
+def test_the_logged_learning_rate_is_the_one_in_use(whole_run):
+    rates = {int(row[1]): float(row[3]) for row in rows(whole_run) if row[2] == "train/learning_rate"}
+    assert rates == pytest.approx({step: 0.05 if step < 20 else 0.005 for step in range(60)})
+
+
+@pytest.mark.slow
+def test_a_resumed_run_keeps_its_settings(whole_run, tmp_path, capsys):
+    copy = tmp_path / whole_run.name
+    shutil.copytree(whole_run, copy)
+    (copy / "record.json").unlink()
+    flags = [f"--config={copy / 'config.yaml'}", f"--resume={copy}", "--model.learning_rate=9"]
+    with pytest.raises(SystemExit) as stop:
+        main("classification", ClassificationModule, ClassificationData, flags)
+    assert stop.value.code == 2
+    assert "model.learning_rate must be the resumed run's (0.05); got 9.0" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_is_trained_by_one_process_at_a_time(whole_run, tmp_path, capsys):
+    copy = tmp_path / whole_run.name
+    shutil.copytree(whole_run, copy)
+    (copy / "record.json").unlink()
+    with hold_run(open_run(copy)), pytest.raises(SystemExit):
+        main(
+            "classification",
+            ClassificationModule,
+            ClassificationData,
+            [f"--config={copy / 'config.yaml'}", f"--resume={copy}"],
+        )
+    assert "is being trained" in capsys.readouterr().err
+    assert (copy / "checkpoints/last.ckpt").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("crash_at", [13, 14, 15, 16])
+def test_a_run_that_accumulates_resumes_bit_for_bit(tmp_path, crash_at):
+    """Between the micro-batches of a step there is no checkpoint, since gradients are in none."""
+
+    class CrashingModule(ClassificationModule):
+        def training_step(self, batch, batch_idx):
+            if self.trainer.fit_loop.total_batch_idx == crash_at:
+                raise KeyError("crash")
+            return super().training_step(batch, batch_idx)
+
+    flags = ["--checkpoint_minutes=0", "--model.total_workers=4", "--model.norm=bn", "--trainer.log_every_n_steps=1"]
+    assert run(tmp_path / "whole", *flags) == 0
+    arguments = [f"--config={SMOKE}", f"--runs={tmp_path / 'crashed'}", "--wandb=off", "--report=false", *flags]
+    with pytest.raises(KeyError):
+        main("classification", CrashingModule, ClassificationData, arguments)
+    folder = only_run(tmp_path / "crashed")
+    again = [f"--config={folder / 'config.yaml'}", f"--resume={folder}"]
+    assert main("classification", ClassificationModule, ClassificationData, again) == 0
+    assert_same(folder, only_run(tmp_path / "whole"))
+
+
 @pytest.mark.slow
 def test_a_run_resumes_from_any_checkpoint_within_an_epoch(whole_run, tmp_path):
     """A crash (no signal, no goodbye) after a checkpoint at every step."""
@@ -237,6 +317,27 @@ MISTAKES = {
         "got 8",
     ),
     "logger of one's own": (["--trainer.logger=true"], "trainer.logger must be left out", ""),
+    "no smoke by Lightning": (
+        ["--trainer.fast_dev_run=true"],
+        "trainer.fast_dev_run must be left out",
+        "config=smoke",
+    ),
+    "a part of the test images": (["--trainer.limit_val_batches=0.5"], "every test image counts", "0.5"),
+    "steps instead of epochs": (["--trainer.max_steps=5"], "give trainer.max_epochs", "5"),
+    "no epochs": (["--trainer.max_epochs=0"], "trainer.max_epochs must be at least 1", "got 0"),
+    "never validated": (["--trainer.check_val_every_n_epoch=3"], "at most the 2 epochs", "got 3"),
+    "accumulation by hand": (["--trainer.accumulate_grad_batches=2"], "follows from model.total_workers", "got 2"),
+    "processes that do not fit": (["--trainer.devices=3", "--trainer.accelerator=cpu"], "total_workers", "got 1"),
+    "a GPU that is not there": (
+        ["--trainer.accelerator=tpu"],
+        "trainer must be one that this machine can run",
+        "got:",
+    ),
+    "runs where nothing can be": (
+        ["--runs=/proc/nowhere"],
+        "runs must be a folder that can be written",
+        "/proc/nowhere",
+    ),
     "resume of nothing": (["--resume=/nowhere"], "resume must be the folder of a run", "/nowhere"),
 }
 
@@ -282,8 +383,6 @@ def test_a_run_dir_that_holds_something_is_refused(tmp_path, capsys):
 
 
 def test_a_checkpoint_of_another_norm_is_refused(whole_run, tmp_path, capsys):
-    import shutil
-
     copy = tmp_path / whole_run.name
     shutil.copytree(whole_run, copy)
     (copy / "record.json").unlink()
@@ -295,4 +394,4 @@ def test_a_checkpoint_of_another_norm_is_refused(whole_run, tmp_path, capsys):
             [f"--config={copy / 'config.yaml'}", f"--resume={copy}", "--model.norm=bn"],
         )
     assert stop.value.code == 2
-    assert "norm must be that of the checkpoint (bgn); got bn" in capsys.readouterr().err
+    assert "model.norm must be the resumed run's (bgn); got bn" in capsys.readouterr().err

@@ -12,7 +12,8 @@ from shared.catalog import load_tasks
 
 SMOKE = load_tasks()["classification"].configs["smoke"]
 WAYS = {
-    "virtual": ["--model.virtual_workers=2"],
+    "virtual": ["--model.virtual_workers=4"],
+    "mixed": ["--model.virtual_workers=2"],
     "accumulated": [],
     "ranks": ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu"],
 }
@@ -24,13 +25,13 @@ def run(folder: Path, norm: str, way: str) -> tuple[dict[str, torch.Tensor], dic
         f"--run_dir={folder}",
         "--wandb=off",
         f"--model.norm={norm}",
-        "--model.total_workers=2",
+        "--model.total_workers=4",
     ]
     flags += [
         "--trainer.precision=64-true",
         "--data.train_images=170",
         "--data.test_images=70",
-        "--data.eval_batch_size=16",
+        "--data.eval_batch_size=23",
         *WAYS[way],
     ]
     done = subprocess.run(
@@ -38,7 +39,7 @@ def run(folder: Path, norm: str, way: str) -> tuple[dict[str, torch.Tensor], dic
     )
     assert done.returncode == 0, done.stderr[-2000:]
     checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
-    assert checkpoint["global_step"] == 20, "170 images are 10 whole steps of 2 × 8, twice"
+    assert checkpoint["global_step"] == 10, "170 images are 5 whole steps of 4 × 8, twice"
     state = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith("network.")}
     return state, json.loads((folder / "record.json").read_text())
 

@@ -23,7 +23,8 @@ from shared.errors import UserError
 from shared.runs import Scalar
 from shared.task import TaskData
 
-IMAGENET_CLASSES, IMAGENET_TEST_IMAGES = 1000, 50_000
+IMAGENET_SIZES = (1000, 1_281_167, 50_000)
+"""Classes, training images and test images."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 EMBEDDED_MEAN, EMBEDDED_STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 SUBSET_SEED = 0
@@ -240,9 +241,7 @@ class ClassificationData(TaskData):
 
     def differences_from_paper(self) -> list[str]:
         """Return in words how the data differ from the paper's: ImageNet, whole, at 224 px."""
-        is_imagenet = (
-            self.is_streamed and self.num_classes == IMAGENET_CLASSES and len(self.test) == IMAGENET_TEST_IMAGES
-        )
+        is_imagenet = self.is_streamed and (self.num_classes, len(self.train), len(self.test)) == IMAGENET_SIZES
         differences = []
         if not is_imagenet:
             data = self.describe()

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 from classification import protocol
 from classification.data import ClassificationData
@@ -19,6 +18,7 @@ from shared.backbones import build_backbone, resolve_backbone
 from shared.callbacks import steps_per_epoch
 from shared.data.loaders import Batch
 from shared.errors import UserError
+from shared.metrics import WeightedMean
 from shared.runs import Metric, Outcome, PaperCell, Scalar, accuracy_metric
 from shared.task import TaskData, TaskModule
 
@@ -91,12 +91,8 @@ class ClassificationModule(TaskModule):
         self.weight_decay, self.momentum, self.label_smoothing = weight_decay, momentum, label_smoothing
         self.shard_workers = shard_workers
         self.accumulate = 1
-        self.train_loss, self.train_top1, self.top1, self.top5, self.shard_top1 = (
-            MeanMetric(nan_strategy="disable")  # a look for NaN would wait for the GPU at every step
-            for _ in range(5)
-        )
-        for metric in (self.train_loss, self.train_top1):
-            metric.persistent(True)  # an epoch's mean survives a stop within the epoch
+        self.train_loss, self.train_top1 = WeightedMean(), WeightedMean()
+        self.top1, self.top5, self.shard_top1 = WeightedMean(), WeightedMean(), WeightedMean()
 
     def build(self, data: TaskData) -> None:
         """Build the network for the data's classes."""
@@ -136,7 +132,13 @@ class ClassificationModule(TaskModule):
                 f"got {trainer.accumulate_grad_batches}."
             )
         trainer.accumulate_grad_batches = self.accumulate
-        self.steps_per_epoch = steps_per_epoch(trainer, self.num_batches // trainer.world_size)
+        if trainer.max_epochs and trainer.max_epochs < (trainer.check_val_every_n_epoch or 1):
+            raise UserError(
+                f"trainer.check_val_every_n_epoch must be at most the {trainer.max_epochs} epochs of the run; "
+                f"got {trainer.check_val_every_n_epoch}."
+            )
+        self.num_batches_per_process = self.num_batches // trainer.world_size // self.accumulate * self.accumulate
+        self.steps_per_epoch = steps_per_epoch(trainer, self.num_batches_per_process)
         if self.accumulate > 1:
             trainer.limit_train_batches = self.steps_per_epoch * self.accumulate
 
@@ -156,12 +158,12 @@ class ClassificationModule(TaskModule):
         self.train_loss.update(loss.detach(), len(batch.labels))
         self.train_top1.update((logits.argmax(1) == batch.labels).float())
         self.log("train/loss_step", loss)
+        self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's training loss and accuracy."""
-        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        metrics = {"loss": self.train_loss.compute(), "top1": 100 * self.train_top1.compute(), "learning_rate": rate}
+        """Log the epoch's training loss and accuracy, over all workers."""
+        metrics = {"loss": self.train_loss.compute(), "top1": 100 * self.train_top1.compute()}
         self.log_dict({f"train/{name}": value for name, value in metrics.items()}, sync_dist=True)
         self.train_loss.reset()
         self.train_top1.reset()
@@ -176,12 +178,12 @@ class ClassificationModule(TaskModule):
 
     def _count(self, batch: Batch) -> None:
         ranked = self(batch.images).topk(min(5, self._num_classes()), dim=1).indices == batch.labels[:, None]
-        weight = batch.valid.float()
+        weight = batch.valid
         hit = ranked[:, 0].float()
         self.top1.update(hit, weight)
         self.top5.update(ranked.any(1).float(), weight)
         if self.shard_workers:
-            self.shard_top1.update(hit, weight * (batch.indices % self.shard_workers == 0))
+            self.shard_top1.update(hit, weight & (batch.indices % self.shard_workers == 0))
 
     def _num_classes(self) -> int:
         return self.network.fc.out_features  # type: ignore[union-attr, return-value]
@@ -241,11 +243,11 @@ class ClassificationModule(TaskModule):
         assert isinstance(data, ClassificationData)
         n = data.num_test_images
         metrics: dict[str, Metric] = {}
-        last = min(len(history), protocol.LAST_EPOCHS)
+        last = min(sum("val/top1" in epoch for epoch in history), protocol.LAST_EPOCHS)
         if tested:
             names = ["top1", "top5"] + (["top1_shard"] if self.shard_workers else [])
             for name in names:
-                each = [epoch[f"val/{name}"] for epoch in history]
+                each = [epoch[f"val/{name}"] for epoch in history if f"val/{name}" in epoch]
                 count = n if name != "top1_shard" else -(-n // (self.shard_workers or 1))
                 metrics[f"test/{name}"] = accuracy_metric(protocol.headline_accuracy(each), count)
                 metrics[f"test/{name}_last"] = accuracy_metric(tested[f"test/{name}"], count)
@@ -256,40 +258,51 @@ class ClassificationModule(TaskModule):
         curves = {name: [(int(e["epoch"]), e[name]) for e in history if name in e] for name in curve_names}
         return Outcome(
             headline="test/top1", metrics=metrics, selection=f"median of the last {last} epochs", model=self.backbone,
-            protocol=self.settings() | data.settings(), paper=self._paper_cells(data),
+            protocol=self.settings() | data.settings(), paper=self._paper_cells(data, len(history)),
             readings=self._readings(), curves=curves,
         )  # fmt: skip
 
-    def _paper_cells(self, data: ClassificationData) -> list[PaperCell]:
-        differences = data.differences_from_paper()
-        if self.backbone != "resnet50":
-            differences.append(f"{self.backbone}, not ResNet-50")
-        paper = {
-            "epochs": (self.trainer.max_epochs, protocol.EPOCHS),
-            "milestones": (self.milestones, protocol.MILESTONES),
-            "workers": (self.total_workers, protocol.NUM_WORKERS),
-            "weight decay": (self.weight_decay, protocol.WEIGHT_DECAY),
-            "learning rate": (self.learning_rate, None),
-        }
-        differences += [
-            f"{name} {ours}, not {theirs}"
-            for name, (ours, theirs) in paper.items()
-            if ours != theirs and theirs is not None
-        ]
-        if self.learning_rate is not None:
-            differences.append("its own learning rate")
-        is_sweep = self.norm == "bgn" and self.num_groups != default_num_groups("bgn", batch_size=self.batch_size)
+    def _paper_cells(self, data: ClassificationData, num_epochs: int) -> list[PaperCell]:
+        groups = default_num_groups(self.norm, batch_size=self.batch_size)
+        is_sweep = self.norm == "bgn" and self.num_groups != groups
+        if self.batch_size not in (protocol.SWEEP_BATCH_SIZES if is_sweep else protocol.LEARNING_RATES):
+            return []
         setting: dict[str, Scalar] = {"batch_size": self.batch_size}
         if is_sweep:
             setting["num_groups"] = self.num_groups
-        if self.batch_size not in protocol.LEARNING_RATES:
-            return []
+        differences = self._differences(data, num_epochs)
+        if not is_sweep and self.num_groups != groups:
+            differences.append(f"G = {self.num_groups}, not {groups}")
         return [
             PaperCell(
                 table=1 if is_sweep else 2, setting=setting, metric="top1", record_metric="test/top1",
                 comparable=not differences, why="; ".join(differences),
             )
         ]  # fmt: skip
+
+    def _differences(self, data: ClassificationData, num_epochs: int) -> list[str]:
+        """Return in words how the run differs from the paper's protocol."""
+        trainer = self.trainer
+        pairs: dict[str, tuple[object, object]] = {
+            "network": (self.backbone, "resnet50"),
+            "stem": (self.stem or "conv7", "conv7"),
+            "epochs": (num_epochs, protocol.EPOCHS),
+            "milestones": (self.milestones, protocol.MILESTONES),
+            "workers": (self.total_workers, protocol.NUM_WORKERS),
+            "weight decay": (self.weight_decay, protocol.WEIGHT_DECAY),
+            "momentum": (self.momentum, protocol.MOMENTUM),
+            "warm-up epochs": (self.warmup_epochs, 0),
+            "label smoothing": (self.label_smoothing, 0.0),
+            "zero-init residual": (self.zero_init_residual, False),
+            "precision": (str(trainer.precision), "32-true"),
+            "share of the training batches": (self.steps_per_epoch * self.accumulate, self.num_batches_per_process),
+            "gradient clipping": (trainer.gradient_clip_val, None),
+        }
+        differences = data.differences_from_paper()
+        differences += [f"{name} {ours}, not {theirs}" for name, (ours, theirs) in pairs.items() if ours != theirs]
+        if self.learning_rate is not None:
+            differences.append("its own learning rate")
+        return differences
 
     def _readings(self) -> list[str]:
         readings = ["SGD momentum 0.9 without Nesterov (not stated)"] if self.momentum == protocol.MOMENTUM else []

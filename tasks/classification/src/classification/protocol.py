@@ -19,6 +19,8 @@ MOMENTUM = 0.9
 """Not stated; Goyal et al. 2017, whom the paper follows, without Nesterov."""
 LEARNING_RATES = {128: 0.4, 64: 0.2, 32: 0.1, 16: 0.05, 8: 0.025, 4: 0.0125, 2: 0.00625}
 """Images per worker to initial learning rate."""
+SWEEP_BATCH_SIZES = (128, 2)
+"""Images per worker at which Table 1 varies G."""
 LAST_EPOCHS = 5
 """The reported accuracy is the median over this many last epochs."""
 
