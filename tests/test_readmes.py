@@ -1,5 +1,6 @@
 """Every command in a README is one that the suite takes."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from shared.catalog import ROOT, load_tasks
 from shared.make import TARGET_VARIABLES, TARGETS, run_arguments, target_commands
+from shared.parser import SuiteCLI
 from shared.report.paper import load_paper_tables
 
 READMES = sorted(path for path in ROOT.rglob("README.md") if ".venv" not in path.parts and ".tools" not in path.parts)
@@ -33,7 +35,10 @@ def test_command_is_understood(file, command):
         return
     if not targets or targets == ["run"]:
         variables.pop("resume", None)
-        assert run_arguments({"task": "classification"} | variables, tasks)
+        arguments = run_arguments({"task": "classification"} | variables, tasks)
+        entry = importlib.import_module(f"{arguments[1]}.__main__")
+        own = [word for word in arguments[2:] if "mynorms:" not in word]
+        assert SuiteCLI(entry.MODULE, entry.DATA, [*own, "--data.data_dir=somewhere"]).trainer_settings()
         return
     assert targets[0] in TARGETS
     assert set(variables) <= set(TARGET_VARIABLES[targets[0]])
