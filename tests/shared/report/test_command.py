@@ -29,8 +29,9 @@ def test_report_is_written_where_it_is_asked_for(make_record, write_runs, tmp_pa
 def test_without_runs_there_is_a_page_all_the_same(tmp_path):
     finished = run(cwd=tmp_path)
     assert (finished.returncode, finished.stderr) == (0, "")
-    assert finished.stdout == "report/report.html: no usable records in runs or results/runs yet\n"
-    assert "There are no finished runs yet" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert finished.stdout == "runs/report/report.html: no usable records in runs or results/runs yet\n"
+    page = tmp_path / "runs" / "report" / "report.html"
+    assert "There are no finished runs yet" in page.read_text(encoding="utf-8")
 
 
 def test_publishing_then_reporting_from_the_published_runs(make_record, write_runs, tmp_path, capsys):

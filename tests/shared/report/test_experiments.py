@@ -78,6 +78,44 @@ def test_learning_rate_may_follow_the_batch_size(make_record, rate):
     assert experiment.following.get("lr", {}) == ({} if rate(2) == 0.1 else {size: rate(size) for size in (64, 32, 2)})
 
 
+REAL_PROTOCOL = {
+    "epochs": 12, "milestones": "8, 11", "learning rate": 0.1, "warm-up epochs": 0, "weight decay": 1e-4,
+    "momentum": 0.9, "label smoothing": 0.0, "workers": 1, "width": None, "stem": "conv3_stride2",
+    "zero-init residual": False, "precision": "32-true", "augmentation": "random crop with padding 4, flip",
+    "image size": 32,
+}  # fmt: skip
+
+
+def test_the_names_of_real_protocols_are_understood(make_record):
+    """Keys as the runs write them, with spaces and dashes."""
+    records = [
+        make_record(batch_size=size, protocol=REAL_PROTOCOL | {"learning rate": 0.1 * size / 64})
+        for size in (64, 32, 2)
+    ]
+    (experiment,) = split_into_experiments(parse(records))
+    assert experiment.following == {"learning rate": {64: 0.1, 32: 0.05, 2: 0.003125}}
+    assert "learning rate" not in experiment.protocol
+
+
+@pytest.mark.parametrize("name", ["Learning Rate", "learning_rate", "learning-rate", "LR", "steps per  epoch".upper()])
+def test_case_spaces_and_dashes_in_names_do_not_matter(make_record, name):
+    records = [make_record(batch_size=size, protocol={name: 6.4 / size}) for size in (64, 2)]
+    assert len(split_into_experiments(parse(records))) == (2 if "STEPS" in name else 1)
+
+
+@pytest.mark.parametrize("name", [name for name in REAL_PROTOCOL if name != "learning rate"])
+def test_other_keys_of_real_protocols_part_runs(make_record, name):
+    other = REAL_PROTOCOL | {name: "another"}
+    records = [make_record(protocol=REAL_PROTOCOL), make_record(batch_size=2, protocol=other)]
+    assert len(split_into_experiments(parse(records))) == 2
+
+
+@pytest.mark.parametrize("flag", ["trainer.gradient_clip_val", "trainer.limit_train_batches"])
+def test_trainer_flags_part_runs(make_record, flag):
+    records = [make_record(protocol=REAL_PROTOCOL), make_record("gn", protocol=REAL_PROTOCOL | {flag: "1"})]
+    assert len(split_into_experiments(parse(records))) == 2
+
+
 def test_a_second_learning_rate_stands_apart_and_the_sweep_stays_whole(make_record):
     sweep = [make_record(batch_size=size, protocol={"lr": 0.1 * size / 64}) for size in (64, 32, 16)]
     extra = make_record(batch_size=32, protocol={"lr": 0.1}, suffix="extra")

@@ -94,6 +94,21 @@ def test_curves_average_the_runs_of_the_table_only(make_record):
     assert "10" in texts(figure)
 
 
+def test_reruns_of_a_seed_count_once_in_a_curve(make_record):
+    """Seed 0 ran twice, at 0 and 20, seed 1 once, at 40: as if seed 0 had run once, at 10."""
+    drawn = []
+    for heights in ([("a", 0, 0.0), ("b", 0, 20.0), ("c", 1, 40.0)], [("a", 0, 10.0), ("c", 1, 40.0)]):
+        parsed = [
+            parse_record(
+                json.dumps(make_record("bn", seed=seed, suffix=name, curves={"test/top1": [[1, y], [2, 2 * y]]}))
+            )
+            for name, seed, y in heights
+        ]
+        (made,) = make_sections(split_into_experiments(parsed))
+        drawn.append(curve_figure({record.run: record for record in parsed}, "test/top1", made.grids[0], 64).svg)
+    assert drawn[0] == drawn[1]
+
+
 def test_equal_input_gives_equal_bytes(section):
     grid = section.grids[0]
     assert batch_size_figure(grid).svg == batch_size_figure(grid).svg

@@ -50,7 +50,7 @@ def test_the_parts_come_in_order(make_record, parse_page):
         "Which normalization layer should I train with?",
         "How to read this page",
         "Column by column",
-        "test top1 in %, by batch size",
+        "test top-1 accuracy in %, by batch size",
         "Learning curves",
         "Cost",
         "Details",
@@ -89,9 +89,84 @@ def test_cost_names_the_device(make_record, parse_page):
 def test_several_commits_and_changes_are_warned_of(make_record, parse_page):
     records = [make_record(seed=0), make_record(seed=1), make_record(seed=2, commit="def", dirty=True)]
     text = "\n".join(parse_page(render(records)).texts)
-    assert "Mind: the runs come from 2 commits: abc1234 (2 runs), def+changes (1 run)." in text
+    assert "Mind: the runs come from 2 commits: abc1234 (2 runs: BN), def+changes (1 run: BN)." in text
     assert "marks runs of a working tree with changes" in text
     assert "Mind:" not in "\n".join(parse_page(render([make_record()])).texts)
+
+
+def test_commits_name_their_norms(make_record, parse_page):
+    records = [make_record("bn"), make_record("gn", commit="def"), make_record("bgn", commit="def")]
+    text = "\n".join(parse_page(render(records)).texts)
+    assert "Mind: the runs come from 2 commits: def (2 runs: GN, BGN), abc1234 (1 run: BN)." in text
+
+
+def test_several_kinds_of_device_are_warned_of(make_record, parse_page):
+    cuda = "cuda (NVIDIA H200)"
+    records = [make_record("bn", device="cpu (A, 1 threads)"), make_record("bn", seed=1, device="cpu (B, 2 threads)")]
+    assert "Mind:" not in "\n".join(parse_page(render(records)).texts)
+    records += [make_record("gn", device=cuda), make_record("bn", seed=2, device=cuda)]
+    text = "\n".join(parse_page(render(records)).texts)
+    assert f"Mind: the runs come from 2 kinds of device: cpu (2 runs: BN), {cuda} (2 runs: BN, GN)." in text
+
+
+def test_several_versions_of_torch_are_warned_of(make_record, parse_page):
+    new, old = {"python": "3.12", "torch": "2.15.0"}, {"python": "3.11", "torch": "2.11.0"}
+    records = [make_record("bn", versions=new), make_record("gn", versions=old), make_record("bgn", versions=old)]
+    text = "\n".join(parse_page(render(records)).texts)
+    assert "Mind: the runs come from 2 versions of torch: 2.11.0 (2 runs: GN, BGN), 2.15.0 (1 run: BN)." in text
+    same = [make_record("bn", versions=new), make_record("gn", versions=new | {"python": "3.13"})]
+    assert "Mind:" not in "\n".join(parse_page(render(same)).texts)
+
+
+def test_warnings_are_in_the_markdown_too(make_record, write_runs, tmp_path):
+    runs = write_runs([make_record("bn"), make_record("gn", commit="def")])
+    write_report(read_records(runs=runs, results=None), tmp_path / "out")
+    text = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    assert "* Mind: the runs come from 2 commits: abc1234 (1 run: BN), def (1 run: GN)." in text
+
+
+def test_the_introduction_promises_no_more_than_the_records_tell(make_record):
+    text = render([make_record()])
+    assert "nothing else" not in text
+    assert "as far as the records tell" in text
+    assert "  numbers" not in text
+
+
+def test_readings_stand_once_with_the_norms_they_concern(make_record, parse_page):
+    common, special = "SGD without Nesterov", "S = D/G"
+    records = [make_record(norm, readings=[common]) for norm in ("bn", "in")]
+    records += [make_record(norm, readings=[common, special]) for norm in ("bgn", "gbgn")]
+    told = [text for text in parse_page(render(records)).texts if special in text]
+    expected = f"{common}; {special} (GBGN and BGN only)"
+    assert told == [f"Readings of the paper in force: {expected}.", expected]
+
+
+def test_the_answer_stands_once_where_there_is_one_experiment(make_record):
+    one = [make_record("bn", 60.0), make_record("gn", 61.0)]
+    other = [make_record(norm, 60.0, config="paper", suffix="paper") for norm in ("bn", "gn")]
+    assert [render(records).count("GN came first: 61.0") for records in (one, one + other)] == [1, 2]
+
+
+def test_the_mark_of_the_highest_mean_is_explained(make_record, parse_page):
+    text = render([make_record("bn", 60.0), make_record("gn", 61.0)])
+    assert 'class="highest"' in text
+    assert 'class="best"' not in text
+    assert "Dashed frame: highest mean, not decided: the noise could turn the order round." in parse_page(text).texts
+
+
+def test_data_are_written_as_people_do(make_record, parse_page):
+    dataset = make_record()["dataset"] | {"note": "10,000 of 50,000 train images", "resolution": 32, "num_classes": 10}
+    why = "cifar10 (10,000 of 50,000 train images), not ImageNet; resnet20, not ResNet-50"
+    record = make_record(dataset=dataset, paper=[dict(make_record()["paper"][0], why=why)])
+    texts = parse_page(render([record])).texts
+    assert (
+        "CIFAR-10: 10,000 of the 50,000 training images, 10,000 test images, 10 classes, 32 × 32 pixels, sha256:aa"
+        in texts
+    )
+    assert (
+        "Grey paper numbers are not comparable: CIFAR-10 (10,000 of the 50,000 training images), not ImageNet; "
+        "ResNet-20, not ResNet-50." in texts
+    )
 
 
 def test_wrong_references_are_told(make_record, parse_page):

@@ -52,7 +52,7 @@ def test_tables_and_figures_are_generated_from_all_published_runs(make_record, w
     (table,) = (tmp_path / "results" / "tables").glob("*.md")
     text = table.read_text(encoding="utf-8")
     assert "| BN | 60.00 (1)" in text
-    assert "| GN | **61.00 (1)**" in text
+    assert "| GN | *61.00 (1)*" in text
     figures = sorted((tmp_path / "results" / "figures").glob("*.svg"))
     assert [path.name[-6:] for path in figures] == ["-1.svg", "-2.svg"]
     files = {

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.report.statistics import compare, summarise, t_quantile
+from shared.report.statistics import compare, sampling_error, summarise, t_quantile
 
 # Student's sleep data and what R's t.test gives for them (?sleep).
 DRUG_1 = (0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0)
@@ -94,9 +94,67 @@ def test_one_seed_decides_nothing(first, second):
     assert difference.mean == pytest.approx(statistics.fmean(first.values()) - statistics.fmean(second.values()))
 
 
-def test_equal_differences_have_an_interval_of_no_width():
-    difference = compare({0: 1.0, 1: 2.0}, {0: 0.5, 1: 1.5})
-    assert (difference.low, difference.high) == (0.5, 0.5)
-    assert difference.decided is True
-    same = compare({0: 1.0, 1: 1.0}, {3: 1.0, 4: 1.0})
-    assert same.decided is False
+@pytest.mark.parametrize("sampling", [None, 0.0])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({0: 72.50, 1: 73.75}, {0: 71.25, 1: 72.50}),
+        ({0: 1.0, 1: 2.0}, {0: 0.5, 1: 1.5}),
+        ({0: 1.0, 1: 1.0}, {3: 0.5, 4: 0.5}),
+        ({0: 59.82999801635742, 1: 60.46000289916992}, {0: 58.82999801635742, 1: 59.459999084472656}),
+    ],
+    ids=["accuracies on 80 images", "small numbers", "other seeds", "equal but for float32"],
+)
+def test_equal_differences_decide_nothing(first, second, sampling):
+    difference = compare(first, second, sampling=sampling)
+    assert (difference.low, difference.high, difference.decided) == (None, None, None)
+    assert difference.obstacle == "no spread"
+
+
+def test_the_margins_of_seeds_and_test_images_add_in_quadrature():
+    """Differences 1, 2, 3: t margin 4.3027 · 1/√3 = 2.4841; sampling margin 1.95996 · 0.7 = 1.3720."""
+    difference = compare({0: 1.0, 1: 2.0, 2: 3.0}, {0: 0.0, 1: 0.0, 2: 0.0}, sampling=0.7)
+    margin = math.sqrt(2.4841377**2 + 1.3719748**2)
+    assert (difference.low, difference.high) == pytest.approx((2 - margin, 2 + margin), abs=1e-6)
+
+
+def test_equal_differences_of_few_images_are_inside_the_noise_and_large_ones_of_many_outside():
+    first, second = {0: 72.50, 1: 73.75}, {0: 71.25, 1: 72.50}
+    few = compare(
+        first, second, sampling=math.hypot(*(sampling_error(p, ci95=None, n=80, unit="%") for p in (73, 72)))
+    )
+    assert few.decided is False
+    assert few.high - few.low == pytest.approx(2 * 1.959964 * math.sqrt((73 * 27 + 72 * 28) / 80), rel=1e-6)
+    many = math.hypot(*(sampling_error(p, ci95=None, n=10**6, unit="%") for p in (73, 72)))
+    assert compare(first, second, sampling=many).decided is True
+
+
+values = st.dictionaries(st.integers(0, 4), st.floats(1.0, 99.0), min_size=1, max_size=4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(values, values, st.floats(0.0, 10.0))
+def test_test_images_only_ever_widen_the_interval(first, second, sampling):
+    without, with_images = compare(first, second), compare(first, second, sampling=sampling)
+    assert with_images.mean == without.mean
+    if without.low is not None:
+        assert with_images.low <= without.low
+        assert with_images.high >= without.high
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"ci95": (59.0, 61.0), "n": 5, "unit": "%"}, 1 / 1.959964),
+        ({"ci95": None, "n": 10000, "unit": "%"}, math.sqrt(60 * 40 / 10000)),
+        ({"ci95": None, "n": 10000, "unit": ""}, None),
+        ({"ci95": None, "n": None, "unit": "%"}, None),
+        ({"ci95": None, "n": 0, "unit": "%"}, None),
+    ],
+)
+def test_sampling_error_of_one_number(arguments, expected):
+    assert sampling_error(60.0, **arguments) == (None if expected is None else pytest.approx(expected, rel=1e-6))
+
+
+def test_a_percentage_out_of_its_range_has_no_sampling_error():
+    assert sampling_error(140.0, ci95=None, n=10, unit="%") is None

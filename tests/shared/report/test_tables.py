@@ -16,9 +16,11 @@ from shared.report.aggregate import (
     sign,
 )
 from shared.report.experiments import split_into_experiments
+from shared.report.ranking import leader
 from shared.report.records import parse_record
 from shared.report.sections import make_sections
 from shared.report.tables import cell_text, incomparable_reasons, runs_csv, section_files, table_csv, table_markdown
+from shared.report.wording import metric_name
 
 COMPARABLE = [
     {"table": 2, "setting": {"batch_size": 64}, "metric": "top1", "record_metric": "test/top1", "comparable": True}
@@ -36,7 +38,7 @@ def grid_of(records, metric="test/top1"):
 
 def texts(grid):
     return {
-        (row.label, column): cell_text(grid, row, column, best=grid.best(column))
+        (row.label, column): cell_text(grid, row, column, leader=leader(grid, column))
         for row in grid.rows
         for column in grid.columns
     }
@@ -87,18 +89,45 @@ def test_diverged_runs_are_counted_and_never_best(make_record):
     cells = texts(grid_of(records))
     assert (cells["GN", 64].value, cells["GN", 64].diverged) == ("70.00 (1)", "diverged (1 of 2)")
     assert (cells["IN", 64].value, cells["IN", 64].diverged) == ("", "diverged (1 of 1)")
-    assert [label for (label, _), cell in cells.items() if cell.best] == ["BN"]
+    assert [label for (label, _), cell in cells.items() if cell.mark] == ["BN"]
 
 
 def test_best_needs_two_and_no_tie(make_record):
-    assert grid_of([make_record()]).best(64) is None
-    assert grid_of([make_record("bn"), make_record("gn")]).best(64) is None
-    assert grid_of([make_record("bn"), make_record("gn", 61.0)]).best(64).norm == "gn"
+    assert leader(grid_of([make_record()]), 64) is None
+    assert leader(grid_of([make_record("bn"), make_record("gn")]), 64) is None
+    assert leader(grid_of([make_record("bn"), make_record("gn", 61.0)]), 64).row.norm == "gn"
+
+
+@pytest.mark.parametrize(
+    ("values", "mark"),
+    [
+        ({"bn": [60.0, 61.0, 62.0], "gn": [70.0, 71.1, 72.0]}, "best"),
+        ({"bn": [60.0, 61.0, 62.0], "gn": [60.1, 61.3, 62.0]}, "highest"),
+        ({"bn": [60.0], "gn": [70.0]}, "highest"),
+        ({"bn": [55.0, 55.1], "gn": [50.0, 50.0, 80.0]}, "highest"),
+    ],
+    ids=["decided", "inside the noise", "one seed", "contradicted by the shared seeds"],
+)
+def test_only_a_decided_lead_is_marked_as_best(make_record, values, mark):
+    records = [make_record(norm, v, seed=seed) for norm, each in values.items() for seed, v in enumerate(each)]
+    marks = {label: cell.mark for (label, _), cell in texts(grid_of(records)).items()}
+    assert marks == {"BN": "", "GN": mark}
+
+
+def test_a_decided_lead_is_bold_in_markdown(make_record):
+    values = {"bn": (60.0, 61.0), "gn": (70.0, 71.1)}
+    records = [make_record(norm, v, seed=seed) for norm, pair in values.items() for seed, v in enumerate(pair)]
+    text = table_markdown(grid_of(records))
+    assert "| GN | **70.55 ± 0.78 (2)**" in text
+    assert "**Bold**: best mean, ahead of the second by more than the noise." in text
+    assert "*Slanted*" not in text
 
 
 def test_smaller_is_better_for_losses(make_record):
     records = [make_record(norm, value, metric="test/loss", paper=[]) for norm, value in (("bn", 1.0), ("gn", 2.0))]
-    assert grid_of(records, "test/loss").best(64).norm == "bn"
+    grid = grid_of(records, "test/loss")
+    assert leader(grid, 64).row.norm == "bn"
+    assert "*Slanted*: lowest mean, not decided: the noise could turn the order round." in table_markdown(grid)
     assert [sign(name) for name in ("test/top1", "test/top1_error", "val/loss", "test/closs")] == [1, -1, -1, 1]
 
 
@@ -228,9 +257,13 @@ def test_markdown_table(make_record):
         "| --- | --- |",
         "| BN | 60.00 (1) · [paper 76.832] |",
         "| LN | diverged (1 of 1) · [paper 75.760] |",
-        "| GN | **61.00 (1)** · G = 32 · [paper 76.544] |",
+        "| GN | *61.00 (1)* · G = 32 · [paper 76.544] |",
     ]
-    assert lines[-1] == "[paper …] is not comparable: CIFAR-10, not ImageNet."
+    assert lines[-3:] == [
+        "*Slanted*: highest mean, not decided: the noise could turn the order round.",
+        "",
+        "[paper …] is not comparable: CIFAR-10, not ImageNet.",
+    ]
     assert incomparable_reasons(grid_of(records)) == ["CIFAR-10, not ImageNet"]
 
 
@@ -268,3 +301,17 @@ def test_each_table_has_two_files(make_record):
     (section,) = sections_of(records)
     names = [name.removeprefix(section.slug) for name in section_files(section)]
     assert names == ["-test_top1.md", "-test_top1.csv", "-test_top1-groups.md", "-test_top1-groups.csv"]
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("test/top1", "test top-1 accuracy"),
+        ("test/top5_last", "test top-5 accuracy last"),
+        ("test/top1_error", "test top-1 error"),
+        ("robust_top1_accuracy", "robust top-1 accuracy"),
+        ("train/loss", "train loss"),
+    ],
+)
+def test_metrics_are_named_as_people_do(name, written):
+    assert metric_name(name) == written

@@ -47,6 +47,8 @@ class Cell:
         num_groups: G of the runs; None without groups.
         unit: Unit of the values.
         intervals: By seed, the 95 % interval over the test items, where the record has one.
+        sampling_error: Standard error of the mean over the draw of the test items, as for one run, because all
+            seeds see the same items. None: unknown.
         paper: The paper's number; None where the runs name none.
     """
 
@@ -56,6 +58,7 @@ class Cell:
     num_groups: int | None
     unit: str
     intervals: Mapping[int, tuple[float, float]]
+    sampling_error: float | None
     paper: PaperNumber | None
 
     @property
@@ -99,18 +102,6 @@ class Grid:
     rows: tuple[Row, ...]
     columns: tuple[int | str | None, ...]
     cells: Mapping[tuple[Row, int | str | None], Cell]
-
-    def best(self, column: int | str | None) -> Row | None:
-        """The row with the best mean of a column; None where fewer than two can be ranked, or the first two tie."""
-        ranked = sorted(
-            ((sign(self.metric) * cell.summary.mean, row.label, row) for row, cell in self._column(column)
-             if cell.ranked and cell.summary),
-            reverse=True,
-        )  # fmt: skip
-        return ranked[0][2] if len(ranked) > 1 and ranked[0][0] > ranked[1][0] else None
-
-    def _column(self, column: int | str | None) -> list[tuple[Row, Cell]]:
-        return [(row, self.cells[row, column]) for row in self.rows if (row, column) in self.cells]
 
 
 def sign(metric: str) -> float:
@@ -220,12 +211,14 @@ def _of_one_group_number(members: Sequence[Record]) -> list[Record]:
 def _cell(members: Sequence[Record], metric: str, paper: PaperNumber | None) -> Cell:
     values: dict[int, list[float]] = defaultdict(list)
     intervals: dict[int, tuple[float, float]] = {}
+    errors: list[float | None] = []
     unit = ""
     for record in members:
         if record.done and metric in record.metrics:
             measured = record.metrics[metric]
             values[record.seed].append(measured.value)
             unit = measured.unit
+            errors.append(measured.sampling_error)
             if measured.ci95:
                 intervals[record.seed] = measured.ci95
     return Cell(
@@ -235,8 +228,15 @@ def _cell(members: Sequence[Record], metric: str, paper: PaperNumber | None) -> 
         num_groups=members[0].num_groups if members else None,
         unit=unit,
         intervals=intervals,
+        sampling_error=mean_error(errors),
         paper=paper,
     )
+
+
+def mean_error(errors: Sequence[float | None]) -> float | None:
+    """Mean of standard errors that go together, which bounds the error of the mean; None where one is unknown."""
+    known = [error for error in errors if error is not None]
+    return summarise(known).mean if known and len(known) == len(errors) else None
 
 
 def _reference(members: Sequence[Record], metric: str) -> PaperReference | None:

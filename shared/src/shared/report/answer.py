@@ -1,13 +1,14 @@
-"""The answer of a table in words: which norm came first, and whether seeds could explain the difference."""
+"""The answer of a table in words: which norm came first, and whether the noise could explain the difference."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Set
 
-from shared.report.aggregate import Cell, Grid, Row, sign
+from shared.report.aggregate import Cell, Grid, PaperNumber, Row, sign
+from shared.report.paper import load_paper_tables
+from shared.report.ranking import Column, Standing, difference, settled, standings
 from shared.report.sections import MEAN, Section
-from shared.report.statistics import Difference, compare, summarise
-from shared.report.wording import listed, metric_name, number, plural, seeds, signed, with_unit
-
-Column = int | str | None
+from shared.report.statistics import Difference, summarise
+from shared.report.wording import listed, metric_name, number, plural, pretty, seeds, signed, with_unit
 
 
 def answers(section: Section) -> list[str]:
@@ -23,104 +24,114 @@ def answers(section: Section) -> list[str]:
     columns = [column for column in grid.columns if column != MEAN]
     if len(columns) == 1:
         place = f"On {section.subject}{_size(grid, columns[0])}"
-        return [_answer(grid, place, _values(grid, columns), columns) + _paper_first(grid, columns)]
+        return [_answer(grid, place, columns) + _paper_first(grid, columns)]
     span = f"{grid.column_name}s {columns[0]} to {columns[-1]}"
     if grid.column_name != "batch size":
         span = f"all {len(columns)} columns ({grid.column_name} {listed([str(column) for column in columns])})"
     place = f"On {section.subject}, averaged over {span}"
-    first = _answer(grid, place, _values(grid, columns), columns) + _paper_first(grid, columns)
-    return [first] + [
-        _answer(grid, f"At {grid.column_name} {column}", _values(grid, [column]), [column]) for column in columns
-    ]
+    first = _answer(grid, place, columns) + _paper_first(grid, columns)
+    return [first] + [_answer(grid, f"At {grid.column_name} {column}", [column]) for column in columns]
 
 
 def _size(grid: Grid, column: Column) -> str:
     return f", batch size {column}" if grid.column_name == "batch size" and column is not None else ""
 
 
-def _values(grid: Grid, columns: list[Column]) -> dict[Row, dict[int, float]]:
-    """Value by seed of each norm that can be ranked: the mean over the columns, for seeds that finished in all."""
-    values = {}
-    for row in grid.rows:
-        cells = [grid.cells.get((row, column)) for column in columns]
-        ranked = [cell for cell in cells if cell and cell.ranked]
-        if len(ranked) < len(columns):
-            continue
-        common = set.intersection(*(set(cell.by_seed) for cell in ranked))
-        if common:
-            values[row] = {seed: summarise([cell.by_seed[seed] for cell in ranked]).mean for seed in sorted(common)}
-    return values
-
-
-def _answer(grid: Grid, place: str, values: Mapping[Row, Mapping[int, float]], columns: list[Column]) -> str:
-    unit = next((cell.unit for cell in grid.cells.values() if cell.unit), "")
-    parts = [_ranking(grid, place, values, unit, complete=len(columns) == 1)]
-    parts += _diverged(grid, columns) + _incomplete(grid, columns, values)
+def _answer(grid: Grid, place: str, columns: list[Column]) -> str:
+    ranked = standings(grid, columns)
+    parts = [_ranking(grid, place, ranked, complete=len(columns) == 1)]
+    parts += _diverged(grid, columns) + _incomplete(grid, columns, {standing.row for standing in ranked})
     return " ".join(parts)
 
 
-def _ranking(grid: Grid, place: str, values: Mapping[Row, Mapping[int, float]], unit: str, *, complete: bool) -> str:
-    ordered = sorted(values, key=lambda row: -sign(grid.metric) * summarise(list(values[row].values())).mean)
-    if not ordered:
+def _ranking(grid: Grid, place: str, ranked: list[Standing], *, complete: bool) -> str:
+    unit = next((cell.unit for cell in grid.cells.values() if cell.unit), "")
+    if not ranked:
         return f"{place}: no norm has a finished run{'' if complete else ' in every column'} yet."
-    if len(ordered) == 1:
+    if len(ranked) == 1:
         alone = "has been run" if complete else "is complete"
-        return (
-            f"{place}, only {_with_value(ordered[0], values, unit)} {alone}: there is nothing to compare it with yet."
-        )
-    first, second, *others = ordered
+        return f"{place}, only {_with_value(ranked[0], unit)} {alone}: there is nothing to compare it with yet."
+    first, second, *others = ranked
     direction = sign(grid.metric)
-    difference = compare(values[first], values[second])
     text = (
-        f"{place}, {first.label} came first: {_value(values[first], unit, what=grid.metric)}; "
-        f"then {_with_value(second, values, unit)}; {_verdict(difference, unit, direction)}"
+        f"{place}, {first.row.label} came first: {_value(first, unit, what=grid.metric)}; "
+        f"then {_with_value(second, unit)}; {_verdict(difference(first, second), unit, direction)}"
     )
-    close = [row.label for row in others if _settled(compare(values[first], values[row]), direction) is False]
+    close = [each.row.label for each in others if settled(difference(first, each), direction=direction) is False]
     if close:
-        text += f" Also inside seed noise of {first.label}: {listed(close)}."
+        text += f" Also inside the noise of {first.row.label}: {listed(close)}."
+    behind = [each.row.label for each in others if settled(difference(first, each), direction=direction)]
+    if behind:
+        text += f" Behind {first.row.label} by more than the noise: {listed(behind)}."
     return text
 
 
-def _with_value(row: Row, values: Mapping[Row, Mapping[int, float]], unit: str) -> str:
-    return f"{row.label} {_value(values[row], unit)}"
+def _with_value(standing: Standing, unit: str) -> str:
+    return f"{standing.row.label} {_value(standing, unit)}"
 
 
-def _value(by_seed: Mapping[int, float], unit: str, *, what: str = "") -> str:
-    summary = summarise(list(by_seed.values()))
+def _value(standing: Standing, unit: str, *, what: str = "") -> str:
+    summary = standing.summary
     spread = f" ± {number(summary.deviation, unit, digits=1)}" if summary.deviation is not None else ""
     name = f" {metric_name(what)}" if what else ""
     return f"{with_unit(number(summary.mean, unit, digits=1) + spread, unit)}{name} ({seeds(summary.n)})"
 
 
-def _settled(difference: Difference, direction: float) -> bool | None:
-    """Whether the seeds settle that the first is better. None: too few seeds to say."""
-    return None if difference.decided is None else difference.decided and direction * difference.mean > 0
-
-
-def _verdict(difference: Difference, unit: str, direction: float) -> str:
-    if difference.low is None or difference.high is None:
+def _verdict(lead: Difference, unit: str, direction: float) -> str:
+    size = number(abs(lead.mean), unit)
+    if lead.obstacle == "no spread":
+        return (
+            f"the difference of {size} is the same on every seed, which tells nothing of its noise, so this decides "
+            "nothing yet: run more seeds."
+        )
+    if lead.low is None or lead.high is None:
         return "one seed decides nothing, so run more seeds before you choose."
-    if direction * difference.mean < 0:
+    if direction * lead.mean < 0:
         return "on the seeds that both ran the order is the other way round, so this decides nothing."
-    size = number(abs(difference.mean), unit)
-    low, high = (signed(bound, unit) for bound in (difference.low, difference.high))
-    where = "outside" if _settled(difference, direction) else "inside"
-    return f"the difference of {size} is {where} seed noise (95 % interval {low} to {high})."
+    low, high = (signed(bound, unit) for bound in (lead.low, lead.high))
+    where = "outside" if settled(lead, direction=direction) else "inside"
+    return f"the difference of {size} is {where} the noise (95\u00a0% interval {low} to {high})."
 
 
 def _paper_first(grid: Grid, columns: list[Column]) -> str:
-    """Name the norm that came first in the paper, in the same columns and among the same norms."""
+    """Name what came first in the paper's experiment, in the same columns and among the same norms."""
+    found = {row: [(cell, cell.paper) for cell in (grid.cells.get((row, column)) for column in columns)
+                   if cell and cell.paper] for row in grid.rows}  # fmt: skip
     means = {}
-    for row in grid.rows:
-        cells = [grid.cells.get((row, column)) for column in columns]
-        values = [cell.paper.number for cell in cells if cell and cell.paper]
-        numbers = [value for value in values if value is not None]
+    lost = []
+    for row, entries in found.items():
+        numbers = [paper.number for _, paper in entries if paper.number is not None]
         if len(numbers) == len(columns):
             means[row.label] = summarise(numbers).mean
-    if len(means) < 2:
+        elif len(numbers) < len(entries):
+            lost.append(row.label)
+    if not means or len(means) + len(lost) < 2:
         return ""
-    first = max(means, key=lambda label: means[label])
-    return f" In the paper, {first} came first of these norms ({means[first]:.1f} %)."
+    top = max(means.values())
+    first = [label for label, mean in means.items() if math.isclose(mean, top, abs_tol=1e-9)]
+    papers = [paper for entries in found.values() for _, paper in entries]
+    together = " together" if len(first) > 1 else ""
+    text = f" In {_paper_place(grid, papers, columns)}, {listed(first)} came first of these norms{together}, with"
+    text += f" {with_unit(f'{top:.1f}', '%')}"
+    if not all(paper.comparable for entries in found.values() for cell, paper in entries if cell.runs):
+        text += "; that is another experiment, not comparable with this one"
+    return f"{text}; {listed(lost)} diverged there." if lost else f"{text}."
+
+
+def _paper_place(grid: Grid, papers: list[PaperNumber], columns: list[Column]) -> str:
+    """Say which of the paper's experiments numbers are from: "the paper's Table 2 (ImageNet, ResNet-50, …)"."""
+    tables = sorted({paper.table for paper in papers})
+    chosen = load_paper_tables()[tables[0]]
+    words = [pretty(chosen.dataset), pretty(chosen.model)]
+    for key in chosen.setting_keys():
+        values = {str(paper.entry.setting.get(key)) for paper in papers}
+        if len(values) == 1 and key not in ("num_groups", "search"):
+            words.append(f"{key.replace('_', ' ')} {values.pop()}")
+    if len(columns) > 1:
+        same = "batch sizes" if grid.column_name == "batch size" else f"{len(columns)} columns"
+        words.append(f"averaged over the same {same}")
+    name = f"Table{'s' if tables[1:] else ''} {listed([str(table) for table in tables])}"
+    return f"the paper's {name} ({', '.join(words)})"
 
 
 def _diverged(grid: Grid, columns: list[Column]) -> list[str]:
@@ -133,12 +144,12 @@ def _diverged(grid: Grid, columns: list[Column]) -> list[str]:
     return sentences
 
 
-def _incomplete(grid: Grid, columns: list[Column], values: Mapping[Row, object]) -> list[str]:
+def _incomplete(grid: Grid, columns: list[Column], ranked: Set[Row]) -> list[str]:
     """Name the norms that miss a column, so that nobody takes their absence for a bad place."""
     absent = [
         row.label
         for row in grid.rows
-        if row not in values
+        if row not in ranked
         and not any(grid.cells[row, column].num_diverged for column in columns if (row, column) in grid.cells)
     ]
     if not absent or len(absent) == len(grid.rows):

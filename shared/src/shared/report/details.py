@@ -5,13 +5,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from shared.report.aggregate import norm_labels
+from shared.report.audit import audit_table
+from shared.report.cautions import readings_by_norm
 from shared.report.experiments import Experiment
 from shared.report.markup import data_table, element, escape, folded, paragraph, row_header
 from shared.report.paper import PaperEntry, PaperTable
 from shared.report.reading import LeftOut
 from shared.report.records import Record
 from shared.report.statistics import summarise
-from shared.report.wording import MISSING, NOT_APPLICABLE, duration, memory, plural
+from shared.report.wording import MISSING, NOT_APPLICABLE, duration, humane, memory, plural, pretty
 
 MAX_COMMANDS = 300
 
@@ -59,45 +61,60 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def experiment_details(experiment: Experiment) -> str:
     """Build what one needs to judge and to repeat an experiment."""
+    versions = dict.fromkeys(_pairs(_mapping(record.raw.get("versions"))) for record in experiment.records)
     facts = [
         ("Data", _dataset(experiment.first.dataset)),
-        ("Model", experiment.first.model),
+        ("Model", pretty(experiment.first.model)),
         ("Other axes", _pairs(experiment.axes) or "none"),
         ("Protocol", _pairs(experiment.protocol) or "not recorded"),
         *((f"{name}, by batch size", _pairs(values)) for name, values in sorted(experiment.following.items())),
         ("Which number is reported", experiment.first.selection),
-        ("Readings of the paper in force", _distinct("; ".join(record.readings) for record in experiment.records)),
+        ("Readings of the paper in force", "; ".join(readings_by_norm(experiment.records))),
         ("Commit", _counts(experiment.commits)),
         ("Device", _counts(experiment.devices)),
-        ("Versions", _distinct(_pairs(_mapping(record.raw.get("versions"))) for record in experiment.records)),
+        ("Versions", " / ".join(versions)),
         ("W&B", _counts(_count_modes(experiment.records))),
     ]
     listing = "".join(element("dt", escape(name)) + element("dd", escape(value)) for name, value in facts if value)
-    return "\n".join([element("dl", listing), _audit(experiment), _other_metrics(experiment), _commands(experiment)])
+    return "\n".join(
+        [element("dl", listing), audit_table(experiment.records), _other_metrics(experiment), _commands(experiment)]
+    )
 
 
 def _dataset(dataset: Mapping[str, Any]) -> str:
+    """Write a record's data set: "CIFAR-10: 10,000 of the 50,000 training images, 10,000 test images, …"."""
     if not dataset:
         return "not recorded"
-    words = [str(dataset.get("name", "?"))]
-    words += [f"{dataset[part]:,} {part} images" for part in ("train", "test") if isinstance(dataset.get(part), int)]
+    train, test, note = dataset.get("train"), dataset.get("test"), humane(str(dataset.get("note") or ""))
+    words = []
+    if isinstance(train, int):
+        partial = note.startswith(f"{train:,} of the ") and note.endswith(" training images")
+        words.append(note if partial else f"{train:,} training images")
+        note = "" if partial else note
+    words += [f"{test:,} test images"] if isinstance(test, int) else []
     words += [f"{dataset['num_classes']} classes"] if dataset.get("num_classes") else []
-    words += [f"{dataset['resolution']} px"] if dataset.get("resolution") else []
-    words += [str(dataset[key]) for key in ("note", "checksum") if dataset.get(key)]
-    return ", ".join(words)
+    if resolution := dataset.get("resolution"):
+        words.append(f"{resolution} × {resolution} pixels")
+    words += [text for text in (note, str(dataset.get("checksum") or "")) if text]
+    name = pretty(str(dataset.get("name", "?")))
+    return f"{name}: {', '.join(words)}" if words else name
 
 
 def _pairs(values: Mapping[Any, Any]) -> str:
-    return ", ".join(f"{name}: {value:g}" if isinstance(value, float) else f"{name}: {value}"
-                     for name, value in values.items())  # fmt: skip
+    return "; ".join(f"{name}: {_plain(value)}" for name, value in values.items())
+
+
+def _plain(value: Any) -> str:
+    """Write a setting; Python's own words would puzzle a reader."""
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _distinct(texts: Iterable[str]) -> str:
-    return " / ".join(dict.fromkeys(text for text in texts if text))
 
 
 def _counts(counts: Mapping[str, int]) -> str:
@@ -109,46 +126,6 @@ def _count_modes(records: Sequence[Record]) -> dict[str, int]:
     for record in records:
         modes[str(_mapping(record.raw.get("wandb")).get("mode", "unknown"))] += 1
     return dict(sorted(modes.items()))
-
-
-def _audit(experiment: Experiment) -> str:
-    """Norm audit: the groups and the number of values per statistic that were in force, layer by layer."""
-    labels = norm_labels({record.norm for record in experiment.records})
-    seen: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for record in experiment.records:
-        layers = _mapping(record.raw.get("norm_audit")).get("layers")
-        key = (list(labels).index(record.norm), -(record.batch_size or 0), record.num_groups or 0)
-        if isinstance(layers, list):
-            seen.setdefault(key, [layer for layer in layers if isinstance(layer, dict)])
-    if not seen:
-        return ""
-    rows = []
-    for (place, size, groups), layers in sorted(seen.items()):
-        texts = (-size or "?", groups or NOT_APPLICABLE, *_audit_summary(layers))
-        rows.append([row_header(list(labels.values())[place]), *(element("td", escape(text)) for text in texts)])
-    header = ["norm", "batch size", "G asked", "layers", "G in force", "values per statistic",
-              "groups that cut a channel", "fallback"]  # fmt: skip
-    return folded("Norm audit: what the layers computed with", data_table("", header, rows))
-
-
-def _audit_summary(layers: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    counts = [layer["count"] if isinstance(layer.get("count"), int) else 1 for layer in layers]
-    cut = sum(count for layer, count in zip(layers, counts, strict=True) if layer.get("straddling"))
-    fallbacks = dict.fromkeys(str(layer["fallback"]) for layer in layers if layer.get("fallback"))
-    return (
-        str(sum(counts)),
-        _span([layer.get("num_groups") for layer in layers]),
-        _span([layer.get("values_per_statistic") for layer in layers]),
-        f"in {plural(cut, 'layer')}" if cut else "none",
-        ", ".join(fallbacks) or "none",
-    )
-
-
-def _span(values: Sequence[object]) -> str:
-    numbers = sorted({value for value in values if isinstance(value, int | float)})
-    if not numbers:
-        return NOT_APPLICABLE
-    return f"{numbers[0]:,}" if len(numbers) == 1 else f"{numbers[0]:,} to {numbers[-1]:,}"
 
 
 def _other_metrics(experiment: Experiment) -> str:

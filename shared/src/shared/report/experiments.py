@@ -8,6 +8,7 @@ may follow it by a simple law (constant, proportional, by square root, inverse).
 import hashlib
 import itertools
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ CELL_AXES = ("norm", "num_groups", "batch_size", "seed")
 DATASET_IDENTITY = ("name", "checksum", "train", "test", "full", "resolution", "num_classes")
 FOLLOWS_BATCH_SIZE = frozenset(
     {"lr", "base_lr", "initial_lr", "learning_rate", "min_lr", "virtual_workers", "total_batch_size", "iterations",
-     "iterations_per_epoch", "steps", "warmup_iterations", "warmup_steps"}
+     "iterations_per_epoch", "steps", "warmup_iterations", "warm_up_iterations", "warmup_steps", "warm_up_steps"}
 )  # fmt: skip
 LAWS = {
     "constant": lambda value, _: value,
@@ -105,6 +106,11 @@ def _outer(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in sorted(values.items()) if name not in CELL_AXES}
 
 
+def _may_follow(name: str) -> bool:
+    """Whether a setting may follow the batch size; "Learning rate" and "learning_rate" are one name."""
+    return re.sub(r"[\s_-]+", "_", name.strip().lower()) in FOLLOWS_BATCH_SIZE
+
+
 def _identity(record: Record) -> str:
     """What all runs of an experiment share, as text."""
     fixed = {
@@ -114,17 +120,15 @@ def _identity(record: Record) -> str:
         "dataset": {name: record.dataset.get(name) for name in DATASET_IDENTITY},
         "headline": record.headline,
         "selection": record.selection,
-        "axes": {name: value for name, value in _outer(record.axes).items() if name not in FOLLOWS_BATCH_SIZE},
-        "protocol": {name: value for name, value in _outer(record.protocol).items() if name not in FOLLOWS_BATCH_SIZE},
+        "axes": {name: value for name, value in _outer(record.axes).items() if not _may_follow(name)},
+        "protocol": {name: value for name, value in _outer(record.protocol).items() if not _may_follow(name)},
     }
     return json.dumps(fixed, sort_keys=True, default=str)
 
 
 def _followers(record: Record) -> dict[str, Any]:
     return {
-        name: value
-        for name, value in (_outer(record.protocol) | _outer(record.axes)).items()
-        if name in FOLLOWS_BATCH_SIZE
+        name: value for name, value in (_outer(record.protocol) | _outer(record.axes)).items() if _may_follow(name)
     }
 
 

@@ -189,6 +189,8 @@ def seeds_figure(grid: Grid, column: int | str | None) -> Figure:
 def curve_figure(records: Mapping[str, Record], name: str, grid: Grid, column: int | str | None) -> Figure | None:
     """Draw a learning curve of each norm in one column: mean over seeds, band of one standard deviation.
 
+    Re-runs of a seed are averaged first.
+
     Args:
         records: Runs by name.
         name: Name of the curve in the records.
@@ -198,15 +200,15 @@ def curve_figure(records: Mapping[str, Record], name: str, grid: Grid, column: i
     Returns:
         The figure; None where no run has the curve.
     """
-    by_row: dict[Row, dict[float, list[float]]] = {}
+    by_row: dict[Row, dict[float, list[float]]] = {}  # x: one mean per seed
     for row in grid.rows:
         cell = grid.cells.get((row, column))
-        values: dict[float, list[float]] = defaultdict(list)
+        by_seed: dict[float, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
         for run in cell.runs if cell else ():
             for x, y in records[run].curves.get(name, ()) if records[run].done else ():
-                values[x].append(y)
-        if values:
-            by_row[row] = values
+                by_seed[x][records[run].seed].append(y)
+        if by_seed:
+            by_row[row] = {x: [summarise(ys).mean for ys in each.values()] for x, each in by_seed.items()}
     if not by_row:
         return None
     place = "" if column is None else f", {grid.column_name} {column}"

@@ -32,6 +32,7 @@ td.text { text-align: left; white-space: normal; min-width: 14rem; }
 td small { display: block; color: var(--soft); line-height: 1.35; }
 td.best { background: var(--best); font-weight: 700; }
 td.best small { font-weight: 400; }
+td.highest { outline: 1px dashed var(--soft); outline-offset: -3px; }
 td small.paper { color: var(--ink); }
 td small.grey { font-style: italic; }
 td .lost { display: block; font-weight: 600; }

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared.report.aggregate import Grid, Row, norm_labels, reference_problems
+from shared.report.aggregate import Grid, Row, norm_labels
 from shared.report.answer import answers
+from shared.report.audit import layer_notes
+from shared.report.cautions import cautions, readings_by_norm
 from shared.report.details import cost_tables, experiment_details, left_out_section, paper_appendix
 from shared.report.figures import (
     Figure,
@@ -16,10 +18,11 @@ from shared.report.figures import (
 )
 from shared.report.markup import STYLE, data_table, element, escape, folded, paragraph, row_header
 from shared.report.paper import load_paper_tables
+from shared.report.ranking import Column, Leader, leader
 from shared.report.reading import LeftOut
 from shared.report.records import Record
 from shared.report.sections import MEAN, Section
-from shared.report.tables import Column, caption, cell_text, incomparable_reasons
+from shared.report.tables import caption, cell_text, incomparable_reasons, mark_legend
 from shared.report.wording import plural
 
 TITLE = "Which normalization layer should I train with?"
@@ -55,7 +58,7 @@ def draw_section(section: Section) -> DrawnSection:
         main = (batch_size_figure(grid), *extra)
     else:
         main = (seeds_figure(grid, grid.columns[-1]),)
-    records = {record.run: record for experiment in section.experiments for record in experiment.records}
+    records = {record.run: record for record in section.records}
     curves = (
         curve_figure(records, name, grid, column)
         for name in _curve_names(list(records.values()))
@@ -89,7 +92,7 @@ def render_page(sections: Sequence[Section], left_out: Sequence[LeftOut]) -> str
     Returns:
         A complete HTML document, the same bytes for the same records.
     """
-    num_runs = sum(len(experiment.records) for section in sections for experiment in section.experiments)
+    num_runs = sum(len(section.records) for section in sections)
     parts = [element("h1", escape(TITLE))]
     if sections:
         parts += [_introduction(num_runs, len(sections), left_out), _overview(sections), _how_to_read(sections)]
@@ -97,7 +100,7 @@ def render_page(sections: Sequence[Section], left_out: Sequence[LeftOut]) -> str
         for number, section in enumerate(sections, start=1):
             figures = _figures(f"e{number}", draw_section(section)) if spent < FIGURE_BUDGET else _not_drawn(section)
             spent += len(figures)
-            parts.append(_section(f"e{number}", section, figures))
+            parts.append(_section(f"e{number}", section, figures, alone=len(sections) == 1))
     else:
         parts.append(_nothing_yet())
     if left_out:
@@ -114,8 +117,9 @@ def render_page(sections: Sequence[Section], left_out: Sequence[LeftOut]) -> str
 def _introduction(num_runs: int, num_sections: int, left_out: Sequence[LeftOut]) -> str:
     text = (
         f"{plural(num_runs, 'training run')} in {plural(num_sections, 'experiment')}. In a column of a table only the "
-        "normalization layer changes, so its numbers compare the norms and nothing else. Beside ours stand the "
-        " numbers of the paper “Batch Group Normalization” (Zhou et al. 2020), which proposed BGN."
+        "normalization layer changes, as far as the records tell; a line that begins with “Mind” says where they tell "
+        "of more. Beside ours stand the numbers of the paper “Batch Group Normalization” (Zhou et al. 2020), which "
+        "proposed BGN."
     )
     note = f"{plural(len(left_out), 'record')} could not be used; see “Left out” below." if left_out else ""
     return paragraph(text, class_="lead") + (paragraph(note, class_="note") if note else "")
@@ -136,10 +140,14 @@ def _how_to_read(sections: Sequence[Section]) -> str:
     names = ", ".join(f"{NORMS[norm].label} {NORMS[norm].title}" for norm in NORMS if norm in used)
     lines = [
         "61.20 ± 0.50 (3): mean over 3 seeds, and their standard deviation. A seed is one training from another "
-        "random start. The best mean of a column is shaded and bold. Hold the pointer on a cell to see each seed.",
-        "Inside seed noise: training again with other seeds could turn the order round, so do not choose by that "
-        "difference. The test is a 95 % t interval of the difference over seeds, paired where both norms ran the same "
-        "seeds. It is not corrected for comparing many norms.",
+        "random start. Hold the pointer on a cell to see each seed.",
+        "Shaded and bold: the best mean of a column, where its lead over the second is outside the noise. Dashed "
+        "frame: the highest mean (of a loss, the lowest), where that is not decided.",
+        "Inside the noise: training again with other seeds, or testing on other images, could turn the order round, "
+        "so do not choose by that difference. The test is a 95 % interval of the difference: a t interval over "
+        "seeds, paired where both norms ran the same seeds, and the sampling error of the test images. That the norms "
+        "saw the same test images is not made use of, so the interval is rather too wide. It is not corrected for "
+        "comparing many norms.",
         "X: not run, or not measured. Diverged (1 of 3): one of three trainings broke down; the mean is over the "
         "others, and the norm is not ranked.",
         "paper 77.1: the paper's number. Upright, with our difference to it, where our run follows the paper's "
@@ -168,20 +176,20 @@ def _nothing_yet() -> str:
     )
 
 
-def _section(anchor: str, section: Section, figures: str) -> str:
+def _section(anchor: str, section: Section, figures: str, *, alone: bool) -> str:
+    """Build one section; its answer stands at the top of the page already where it is alone."""
     first, *by_column = answers(section)
-    parts = [element("h2", escape(section.heading), id=anchor), paragraph(first, class_="lead")]
+    parts = [element("h2", escape(section.heading), id=anchor), "" if alone else paragraph(first, class_="lead")]
     if by_column:
         listing = element("ul", "\n".join(element("li", escape(sentence)) for sentence in by_column))
         parts.append(folded("Column by column", listing))
     parts += [_warnings(section)]
-    parts += [_grid(grid) for grid in (*section.grids, *section.sweeps)]
-    readings = dict.fromkeys(text for e in section.experiments for record in e.records for text in record.readings)
-    if readings:
+    first_grid, *other_grids = (*section.grids, *section.sweeps)
+    parts += [_grid(first_grid, layer_notes(section.headline_records)), *(_grid(grid) for grid in other_grids)]
+    if readings := readings_by_norm(section.records):
         parts.append(paragraph(f"Readings of the paper in force: {'; '.join(readings)}.", class_="note"))
     parts.append(figures)
-    records = [record for experiment in section.experiments for record in experiment.records]
-    parts += [element("h3", "Cost"), cost_tables(records), element("h3", "Details")]
+    parts += [element("h3", "Cost"), cost_tables(section.records), element("h3", "Details")]
     for experiment in section.experiments:
         details = experiment_details(experiment)
         several = len(section.experiments) > 1
@@ -196,29 +204,22 @@ def _not_drawn(section: Section) -> str:
 
 
 def _warnings(section: Section) -> str:
-    warnings = reference_problems([record for e in section.experiments for record in e.records])
-    commits = dict.fromkeys(commit for experiment in section.experiments for commit in experiment.commits)
-    if len(commits) > 1:
-        counts = {commit: sum(e.commits.get(commit, 0) for e in section.experiments) for commit in commits}
-        listed = ", ".join(f"{commit} ({plural(number, 'run')})" for commit, number in counts.items())
-        warnings.append(f"the runs come from {len(commits)} commits: {listed}.")
-    if any(commit.endswith("+changes") for commit in commits):
-        warnings.append("“+changes” marks runs of a working tree with changes that no commit holds.")
-    return "".join(paragraph(f"Mind: {warning}", class_="note") for warning in warnings)
+    return "".join(paragraph(f"Mind: {warning}", class_="note") for warning in cautions(section.records))
 
 
-def _grid(grid: Grid) -> str:
-    best = {column: grid.best(column) for column in grid.columns}
-    rows = [[row_header(row.label, row.norm), *(_cell(grid, row, column, best[column]) for column in grid.columns)]
+def _grid(grid: Grid, notes: Sequence[str] = ()) -> str:
+    leaders = {column: leader(grid, column) for column in grid.columns}
+    rows = [[row_header(row.label, row.norm), *(_cell(grid, row, column, leaders[column]) for column in grid.columns)]
             for row in grid.rows]  # fmt: skip
     header = [grid.column_name, *("?" if column is None else column for column in grid.columns)]
-    reasons = incomparable_reasons(grid)
-    note = f"Grey paper numbers are not comparable: {'; '.join(reasons)}." if reasons else ""
-    return data_table(caption(grid), header, rows) + (paragraph(note, class_="note") if note else "")
+    below = [*mark_legend(grid, best="Shaded and bold", highest="Dashed frame"), *notes]
+    if reasons := incomparable_reasons(grid):
+        below.append(f"Grey paper numbers are not comparable: {'; '.join(reasons)}.")
+    return data_table(caption(grid), header, rows) + "".join(paragraph(note, class_="note") for note in below)
 
 
-def _cell(grid: Grid, row: Row, column: Column, best: Row | None) -> str:
-    text = cell_text(grid, row, column, best=best)
+def _cell(grid: Grid, row: Row, column: Column, leader: Leader | None) -> str:
+    text = cell_text(grid, row, column, leader=leader)
     parts = [escape(text.value)]
     if text.diverged:
         parts.append(element("span", escape(text.diverged), class_="lost"))
@@ -227,7 +228,7 @@ def _cell(grid: Grid, row: Row, column: Column, best: Row | None) -> str:
     if text.paper:
         difference = f" ({text.difference})" if text.difference else ""
         parts.append(element("small", escape(text.paper + difference), class_="paper" if text.comparable else "grey"))
-    return element("td", "".join(parts), title=text.hint, class_="best" if text.best else "")
+    return element("td", "".join(parts), title=text.hint, class_=text.mark)
 
 
 def _figures(anchor: str, drawn: DrawnSection) -> str:

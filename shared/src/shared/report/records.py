@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from shared.report.statistics import sampling_error
+
 SCHEMA = 1
 STATUSES = ("done", "diverged")
 Point = tuple[float, float]
@@ -30,6 +32,11 @@ class Metric:
     ci95: tuple[float, float] | None
     n: int | None
     unit: str
+
+    @property
+    def sampling_error(self) -> float | None:
+        """Standard error over the draw of the test items, in `unit`. None: unknown."""
+        return sampling_error(self.value, ci95=self.ci95, n=self.n, unit=self.unit)
 
 
 @dataclass(frozen=True)

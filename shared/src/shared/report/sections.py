@@ -18,11 +18,12 @@ from shared.report.aggregate import (
     batch_size_grid,
     compared_metrics,
     group_number_grid,
+    mean_error,
     norm_labels,
 )
 from shared.report.experiments import Experiment
 from shared.report.paper import load_paper_tables, paper_entry
-from shared.report.records import PaperReference
+from shared.report.records import PaperReference, Record
 from shared.report.statistics import summarise
 from shared.report.wording import PRETTY, pretty
 
@@ -44,6 +45,17 @@ class Section:
     experiments: tuple[Experiment, ...]
     grids: tuple[Grid, ...]
     sweeps: tuple[Grid, ...]
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """All runs."""
+        return tuple(record for experiment in self.experiments for record in experiment.records)
+
+    @property
+    def headline_records(self) -> tuple[Record, ...]:
+        """The runs behind the first table; those of other G are in the sweeps."""
+        shown = {run for cell in self.grids[0].cells.values() for run in cell.runs}
+        return tuple(record for record in self.records if record.run in shown)
 
     @property
     def heading(self) -> str:
@@ -179,6 +191,7 @@ def _mean_cell(row: Row, cells: Sequence[Cell], columns: Mapping[str, Experiment
         num_groups=None,
         unit=next((cell.unit for cell in cells if cell.unit), ""),
         intervals={},
+        sampling_error=mean_error([cell.sampling_error for cell in cells]),
         paper=_paper_mean(row, columns, key, metric),
     )
 

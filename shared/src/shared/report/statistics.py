@@ -1,4 +1,4 @@
-"""The numbers behind the tables: mean, deviation, and whether two norms differ by more than seeds do.
+"""The numbers behind the tables: mean, deviation, and whether two norms differ by more than the noise does.
 
 Pure functions of plain numbers; nothing outside the standard library.
 """
@@ -6,6 +6,11 @@ Pure functions of plain numbers; nothing outside the standard library.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal
+
+NORMAL_QUANTILE = NormalDist().inv_cdf(0.975)
+EQUAL_SPREAD = 1e-6  # share of the values below which a spread is the rounding of float32
 
 
 @dataclass(frozen=True)
@@ -25,23 +30,26 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """First minus second, with a 95 % interval over seeds.
+    """First minus second, with a 95 % interval over seeds and test images.
 
     Args:
         mean: Difference of the two means.
-        low: Lower end. None: too few seeds to say.
-        high: Upper end. None: too few seeds to say.
+        low: Lower end. None: the noise is unknown.
+        high: Upper end. None: the noise is unknown.
         paired: Whether the same seeds were compared one by one.
+        obstacle: Why there is no interval: "one seed", or "no spread" where every seed gives the same difference and
+            the error of the test set is unknown. None: there is one.
     """
 
     mean: float
     low: float | None
     high: float | None
     paired: bool
+    obstacle: Literal["one seed", "no spread"] | None
 
     @property
     def decided(self) -> bool | None:
-        """Whether the interval leaves zero out. None: too few seeds to say."""
+        """Whether the interval leaves zero out. None: the noise is unknown."""
         if self.low is None or self.high is None:
             return None
         return self.low > 0 or self.high < 0
@@ -68,15 +76,44 @@ def summarise(values: Sequence[float]) -> Summary:
     return Summary(mean, deviation, len(values))
 
 
-def compare(first: Mapping[int, float], second: Mapping[int, float]) -> Difference:
-    """Difference of two norms with a 95 % t interval over seeds.
+def sampling_error(value: float, *, ci95: tuple[float, float] | None, n: int | None, unit: str) -> float | None:
+    """Standard error of one measured number over the draw of the test items.
 
-    Two or more seeds in common: the interval of the paired differences, `mean(d) ± t(n − 1) · sd(d) / √n`, over those
-    seeds. Otherwise, with two or more seeds each: Welch's interval. Otherwise no interval: one seed decides nothing.
+    From its 95 % interval, `(high − low) / (2 · 1.96)`; without one, the binomial `√(p · (100 − p) / n)`, which no
+    percentage over n items exceeds.
+
+    Args:
+        value: The number, in `unit`.
+        ci95: Its 95 % interval over the test items. None: unknown.
+        n: Number of test items. None: unknown.
+        unit: Only "%" is bounded.
+
+    Returns:
+        The standard error, in `unit`. None: unknown.
+    """
+    if ci95 is not None:
+        return (ci95[1] - ci95[0]) / (2.0 * NORMAL_QUANTILE)
+    if unit != "%" or not n or not 0.0 <= value <= 100.0:
+        return None
+    return math.sqrt(value * (100.0 - value) / n)
+
+
+def compare(first: Mapping[int, float], second: Mapping[int, float], *, sampling: float | None = None) -> Difference:
+    """Difference of two norms with a 95 % interval over seeds and test images.
+
+    `d ± √(m² + (1.96 · e)²)`. The margin of the seeds, m, is `t(n − 1) · sd(d) / √n` over the paired differences where
+    two or more seeds are shared, Welch's margin where each norm has two or more seeds of its own. The error of the
+    test set, e, is not divided by the number of seeds, because all seeds see the same images. It keeps accuracies,
+    which come in steps of 100/n %, from looking certain when their differences happen to be equal. Errors of two
+    norms on the same images go together, and e ignores that, so the interval is rather too wide than too narrow.
+
+    No interval where one seed decides nothing, and where every seed gives the same difference and e is unknown or 0.
 
     Args:
         first: Value by seed.
         second: Value by seed.
+        sampling: e, the standard error of the difference over the draw of the test items. None: unknown, and m alone
+            is the margin.
 
     Returns:
         The difference.
@@ -84,26 +121,27 @@ def compare(first: Mapping[int, float], second: Mapping[int, float]) -> Differen
     Source: Student (1908); Welch (1947).
     """
     shared_seeds = sorted(first.keys() & second.keys())
+    largest = max(map(abs, (*first.values(), *second.values())))
     if len(shared_seeds) >= 2:
         differences = summarise([first[seed] - second[seed] for seed in shared_seeds])
-        half = _half_width(_variance(differences), len(shared_seeds) - 1)
-        return Difference(differences.mean, differences.mean - half, differences.mean + half, paired=True)
-    one, other = summarise(list(first.values())), summarise(list(second.values()))
-    mean = one.mean - other.mean
-    if one.n < 2 or other.n < 2:
-        return Difference(mean, None, None, paired=False)
-    variances = (_variance(one), _variance(other))
-    half = _half_width(sum(variances), _welch_degrees(variances, (one.n, other.n)))
-    return Difference(mean, mean - half, mean + half, paired=False)
+        spread, mean, paired = _variance(differences), differences.mean, True
+        degrees = float(len(shared_seeds) - 1)
+    else:
+        one, other = summarise(list(first.values())), summarise(list(second.values()))
+        mean, paired = one.mean - other.mean, False
+        if one.n < 2 or other.n < 2:
+            return Difference(mean, None, None, paired, "one seed")
+        variances = (_variance(one), _variance(other))
+        spread, degrees = sum(variances), _welch_degrees(variances, (one.n, other.n))
+    if math.sqrt(spread) <= EQUAL_SPREAD * largest and not sampling:
+        return Difference(mean, None, None, paired, "no spread")
+    margin = math.hypot(t_quantile(0.975, degrees) * math.sqrt(spread), NORMAL_QUANTILE * (sampling or 0.0))
+    return Difference(mean, mean - margin, mean + margin, paired, None)
 
 
 def _variance(summary: Summary) -> float:
     """Squared standard error of the mean."""
     return 0.0 if summary.deviation is None else summary.deviation**2 / summary.n
-
-
-def _half_width(variance: float, degrees: float) -> float:
-    return t_quantile(0.975, degrees) * math.sqrt(variance)
 
 
 def _welch_degrees(variances: tuple[float, float], counts: tuple[int, int]) -> float:

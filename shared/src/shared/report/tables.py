@@ -2,15 +2,18 @@
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from shared.report.aggregate import Cell, Grid, Row
+from shared.report.aggregate import Cell, Grid, Row, sign
+from shared.report.audit import layer_notes
+from shared.report.ranking import Column, Leader, leader
 from shared.report.records import Record
 from shared.report.sections import Section
-from shared.report.wording import COLUMN_NAMES, MISSING, metric_name, number, plural, signed
+from shared.report.wording import COLUMN_NAMES, MISSING, humane, metric_name, number, plural, signed
 
-Column = int | str | None
+Mark = Literal["best", "highest", ""]
 TABLE_FIELDS = (
     "norm", "column", "mean", "sd", "seeds", "runs", "diverged", "num_groups", "unit",
     "paper", "paper_table", "paper_comparable", "difference",
@@ -33,7 +36,7 @@ class CellText:
         paper: "paper 77.104"; empty where the paper has no number.
         comparable: Whether the paper's number may be compared.
         difference: "ours − paper" with its sign; empty unless comparable.
-        best: Whether the cell has the best mean of its column.
+        mark: "best" where its mean leads the column by more than the noise, "highest" where the lead is not decided.
         hint: Seeds and runs behind the value.
     """
 
@@ -43,25 +46,25 @@ class CellText:
     paper: str
     comparable: bool
     difference: str
-    best: bool
+    mark: Mark
     hint: str
 
 
-def cell_text(grid: Grid, row: Row, column: Column, *, best: Row | None) -> CellText:
+def cell_text(grid: Grid, row: Row, column: Column, *, leader: Leader | None) -> CellText:
     """Write one cell of a table.
 
     Args:
         grid: The table.
         row: Norm.
         column: Column value.
-        best: The row that `grid.best(column)` gave, looked up once per column.
+        leader: What `ranking.leader(grid, column)` gave, looked up once per column.
 
     Returns:
         The parts of the cell.
     """
     cell = grid.cells.get((row, column))
     if cell is None:
-        return CellText(MISSING, "", "", "", comparable=False, difference="", best=False, hint="no run")
+        return CellText(MISSING, "", "", "", comparable=False, difference="", mark="", hint="no run")
     comparable = bool(cell.paper and cell.paper.comparable)
     return CellText(
         value=_value(cell),
@@ -70,7 +73,7 @@ def cell_text(grid: Grid, row: Row, column: Column, *, best: Row | None) -> Cell
         paper=_paper(cell),
         comparable=comparable,
         difference=_difference(cell) if comparable else "",
-        best=best == row,
+        mark="" if leader is None or leader.row != row else "best" if leader.decided else "highest",
         hint=_hint(cell),
     )
 
@@ -109,7 +112,7 @@ def _hint(cell: Cell) -> str:
 def incomparable_reasons(grid: Grid) -> list[str]:
     """Why the paper's numbers of this table are grey, each reason once."""
     reasons = [
-        cell.paper.why or "the records give no reason"
+        humane(cell.paper.why) or "the records give no reason"
         for cell in grid.cells.values()
         if cell.runs and cell.paper and not cell.paper.comparable
     ]
@@ -123,16 +126,47 @@ def caption(grid: Grid) -> str:
     return f"{metric_name(grid.metric)}{f' in {unit}' if unit else ''}, by {columns}"
 
 
-def table_markdown(grid: Grid) -> str:
-    """Write a table as Markdown. A paper number in square brackets is not comparable."""
+def mark_legend(grid: Grid, *, best: str, highest: str) -> list[str]:
+    """Explain the marks that a table has.
+
+    Args:
+        grid: The table.
+        best: How a decided lead looks.
+        highest: How a lead looks that is not decided.
+
+    Returns:
+        A sentence for each.
+    """
+    leaders = [found for column in grid.columns if (found := leader(grid, column))]
+    end = "highest" if sign(grid.metric) > 0 else "lowest"
+    told = {
+        f"{best}: best mean, ahead of the second by more than the noise.": any(each.decided for each in leaders),
+        f"{highest}: {end} mean, not decided: the noise could turn the order round.": not all(
+            each.decided for each in leaders
+        ),
+    }
+    return [text for text, applies in told.items() if applies]
+
+
+def table_markdown(grid: Grid, *, notes: Sequence[str] = ()) -> str:
+    """Write a table as Markdown. A paper number in square brackets is not comparable.
+
+    Args:
+        grid: The table.
+        notes: What else to write below it, such as `layer_notes`.
+
+    Returns:
+        The table, then a line for each note.
+    """
     header = [grid.column_name, *("?" if column is None else str(column) for column in grid.columns)]
     lines = [_markdown_line(header), _markdown_line(["---"] * len(header))]
-    best = {column: grid.best(column) for column in grid.columns}
+    leaders = {column: leader(grid, column) for column in grid.columns}
     for row in grid.rows:
-        texts = [cell_text(grid, row, column, best=best[column]) for column in grid.columns]
+        texts = [cell_text(grid, row, column, leader=leaders[column]) for column in grid.columns]
         lines.append(_markdown_line([row.label, *(_markdown_cell(text) for text in texts)]))
-    notes = [f"[paper …] is not comparable: {reason}." for reason in incomparable_reasons(grid)]
-    return "\n".join([*lines, *(f"\n{_flat(note)}" for note in notes)]) + "\n"
+    below = [*mark_legend(grid, best="**Bold**", highest="*Slanted*"), *notes]
+    below += [f"[paper …] is not comparable: {reason}." for reason in incomparable_reasons(grid)]
+    return "\n".join([*lines, *(f"\n{_flat(note)}" for note in below)]) + "\n"
 
 
 def _markdown_line(cells: Iterable[str]) -> str:
@@ -146,7 +180,8 @@ def _flat(text: str) -> str:
 
 
 def _markdown_cell(text: CellText) -> str:
-    value = f"**{text.value}**" if text.best else text.value
+    stars = {"best": "**", "highest": "*", "": ""}[text.mark]
+    value = f"{stars}{text.value}{stars}"
     paper = text.paper if text.comparable or not text.paper else f"[{text.paper}]"
     difference = f"Δ {text.difference}" if text.difference else ""
     return " · ".join(part for part in (value, text.groups, text.diverged, paper, difference) if part)
@@ -225,12 +260,13 @@ def _csv(fields: Iterable[str], lines: Iterable[tuple[object, ...]]) -> str:
 def section_files(section: Section) -> dict[str, str]:
     """Name and content of the files of a section's tables: one Markdown and one CSV file for each."""
     files = {}
+    notes = layer_notes(section.headline_records)
     for kind, grids in (("", section.grids), ("-groups", section.sweeps)):
         for grid in grids:
             metric = "".join(letter if letter.isalnum() else "_" for letter in grid.metric)
             stem = f"{section.slug}-{metric}{kind}"
             title = f"# {section.heading}: {caption(grid)}"
             note = f"{section.subject}. Mean ± sd over seeds (number of seeds)."
-            files[f"{stem}.md"] = f"{title}\n\n{note}\n\n{table_markdown(grid)}"
+            files[f"{stem}.md"] = f"{title}\n\n{note}\n\n{table_markdown(grid, notes=() if kind else notes)}"
             files[f"{stem}.csv"] = table_csv(grid)
     return files

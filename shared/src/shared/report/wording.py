@@ -7,6 +7,9 @@ PRETTY = {
     "imagenet": "ImageNet",
     "miniimagenet": "miniImageNet",
     "office31": "Office-31",
+    "darts": "DARTS",
+    "manas": "MANAS",
+    "can-resnet50": "CAN with ResNet-50",
     "classification": "Image classification",
     "adversarial": "Adversarial training",
     "fewshot": "Few-shot learning",
@@ -24,6 +27,13 @@ def pretty(name: str) -> str:
     if name in PRETTY:
         return PRETTY[name]
     return re.sub(r"^wrn-", "WRN-", re.sub(r"^resnet-?(\d+)", r"ResNet-\1", name))
+
+
+def humane(text: str) -> str:
+    """Write the names of data sets and models inside a sentence of a record as people do, and a part of a whole."""
+    text = re.sub(r"([\d,]+) of ([\d,]+) train images", r"\1 of the \2 training images", text)
+    return re.sub(r"\b(?:cifar10|imagenet|miniimagenet|office31|resnet-?\d+|wrn-\d+-\d+)\b",
+                  lambda match: pretty(match.group()), text)  # fmt: skip
 
 
 def number(value: float, unit: str, *, digits: int = 2) -> str:
@@ -45,8 +55,9 @@ def with_unit(text: str, unit: str) -> str:
 
 
 def metric_name(name: str) -> str:
-    """Write a metric's name: `test/top1` is "test top1"."""
-    return name.replace("/", " ").replace("_", " ")
+    """Write a metric's name: `test/top1` is "test top-1 accuracy"."""
+    words = name.replace("/", " ").replace("_", " ")
+    return re.sub(r"\btop([15])\b( accuracy| error|)", lambda m: f"top-{m[1]}{m[2] or ' accuracy'}", words)
 
 
 def listed(words: list[str]) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shared.report.answer import answers
+from shared.report.audit import layer_notes
+from shared.report.cautions import cautions
 from shared.report.experiments import split_into_experiments
 from shared.report.figures import opaque_svg
 from shared.report.page import TITLE, draw_section, render_page
@@ -56,8 +58,12 @@ def results_markdown(sections: Sequence[Section], found: RecordSet) -> str:
         lines += ["There are no finished runs yet. Make one: `make task=classification norm=bgn`.", ""]
     for section in sections:
         lines += [f"## {section.heading}", "", answers(section)[0], ""]
-        for grid in (*section.grids, *section.sweeps):
-            lines += [f"Mean ± sd over seeds (number of seeds): {caption(grid)}", "", table_markdown(grid)]
+        if warnings := cautions(section.records):
+            lines += [*(f"* Mind: {warning}" for warning in warnings), ""]
+        notes = layer_notes(section.headline_records)
+        for number, grid in enumerate((*section.grids, *section.sweeps)):
+            lines += [f"Mean ± sd over seeds (number of seeds): {caption(grid)}", ""]
+            lines += [table_markdown(grid, notes=() if number else notes)]
     if found.left_out:
         lines += ["## Left out", "", *(f"* `{entry.source}`: {entry.reason}" for entry in found.left_out), ""]
     return "\n".join(lines)
