@@ -189,7 +189,9 @@ def _section(anchor: str, section: Section, figures: str, *, alone: bool) -> str
     if readings := readings_by_norm(section.records):
         parts.append(paragraph(f"Readings of the paper in force: {'; '.join(readings)}.", class_="note"))
     parts.append(figures)
-    parts += [element("h3", "Cost"), cost_tables(section.records), element("h3", "Details")]
+    parts += [element("h3", "Cost"), cost_tables(section.records)]
+    text = "As it was on the machine at the time, other work included: no comparison of speed unless nothing else ran."
+    parts += [paragraph(text, class_="note"), element("h3", "Details")]
     for experiment in section.experiments:
         details = experiment_details(experiment)
         several = len(section.experiments) > 1
