@@ -60,6 +60,8 @@ def test_tables_and_figures_are_generated_from_all_published_runs(make_record, w
         for folder in ("tables", "figures")
         for path in (tmp_path / "results" / folder).iterdir()
     }
+    page = tmp_path / "results" / "report.html"
+    files[page] = page.read_bytes()
     generate(results)
     assert all(path.read_bytes() == content for path, content in files.items())
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from shared.report.experiments import split_into_experiments
+from shared.report.page import render_page
 from shared.report.reading import find_record_files, read_records
 from shared.report.records import BadRecordError, Record, canonical_json, parse_record
 from shared.report.sections import make_sections
@@ -47,12 +48,14 @@ def publish(sources: Sequence[Path], results: Path, *, allow_dirty: bool = False
 
 
 def generate(results: Path) -> None:
-    """Write `tables/` and `figures/` beside the folder of published runs, from all of them.
+    """Write `report.html`, `tables/` and `figures/` beside the folder of published runs, from all of them.
 
     Args:
         results: Folder of the `<task>.jsonl` files.
     """
-    sections = make_sections(split_into_experiments(read_records(runs=None, results=results).records))
+    found = read_records(runs=None, results=results)
+    sections = make_sections(split_into_experiments(found.records))
+    replace_file(results.parent / "report.html", render_page(sections, found.left_out))
     write_folder(results.parent / "tables", table_files(sections))
     write_folder(results.parent / "figures", figure_files(sections))
 
