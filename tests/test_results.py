@@ -9,7 +9,11 @@ from shared.catalog import ROOT
 from shared.report.publish import generate
 from shared.report.reading import read_records
 
-RECORDS = [json.loads(line) for file in sorted((ROOT / "results/runs").glob("*.jsonl")) for line in file.read_text().splitlines()]
+RECORDS = [
+    json.loads(line)
+    for file in sorted((ROOT / "results/runs").glob("*.jsonl"))
+    for line in file.read_text().splitlines()
+]
 
 
 def test_every_published_record_is_usable():

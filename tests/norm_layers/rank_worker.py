@@ -52,6 +52,17 @@ def trained_net(name, options, rank, world, data, *, synchronised):
     return {"steps": outputs, "state": net.state_dict()}
 
 
+def refused(name, options, parts, rank, data):
+    """The message with which a layer refuses this rank's part of the first sample's first pixel."""
+    start, stop = sum(parts[:rank]), sum(parts[: rank + 1])
+    norm = synchronise_statistics(make_norm(name, 8, **options).double())
+    try:
+        norm(data["features"][:1, :, :1, :1][start:stop])
+    except ValueError as error:
+        return {"message": str(error), "counter": int(norm.state_dict()[data["counters"][name]])}
+    return {"message": "", "counter": -1}
+
+
 def main():
     rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=world)
@@ -60,6 +71,8 @@ def main():
         key: synchronised_layer(name, options, parts, rank, data)
         for key, (name, options, parts) in data["layers"].items()
     }
+    for key, (name, options, parts) in data["refused"].items():
+        results[key] = refused(name, options, parts, rank, data)
     for key, (name, options, synchronised) in data["nets"].items():
         results[key] = trained_net(name, options, rank, world, data, synchronised=synchronised)
     torch.save(results, folder / f"rank{rank}.pt")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from norm_layers import audit_norms, make_norm, norm_factory, summarise_audit
+from norm_layers import VirtualWorkerNorm, audit_norms, make_norm, norm_factory, summarise_audit
 from norm_layers.audit import describe_norm
 
 
@@ -151,3 +151,21 @@ def test_layer_used_at_two_resolutions_has_two_records():
             return self.norm(self.norm(x)[:, :, ::2, ::2])
 
     assert [audit.height for audit in audit_norms(Twice(), torch.randn(2, 3, 8, 8))] == [8, 4]
+
+
+def test_no_statistic_of_zero_values():
+    assert one(make_norm("gn", 16), (2, 16, 1, 1)).values_per_statistic is None
+    assert one(make_norm("bn", 8, virtual_workers=4), (1, 8, 2, 2)).values_per_statistic == 4
+    assert one(make_norm("bgn", 8, num_groups=4, virtual_workers=4), (1, 8, 2, 2)).batch_size == 1
+
+
+def test_unknown_norms_around_unknown_modules_are_one_layer():
+    class MyNorm(nn.Module):
+        def forward(self, x):
+            return x
+
+    (audit,) = audit_norms(nn.Sequential(MyNorm()), torch.randn(2, 8, 2, 2))
+    assert audit.layer == "0"
+    assert audit.norm.endswith("MyNorm")
+    (audit,) = audit_norms(nn.Sequential(VirtualWorkerNorm(MyNorm(), 2)), torch.randn(4, 8, 2, 2))
+    assert (audit.layer, audit.batch_size) == ("0", 2)

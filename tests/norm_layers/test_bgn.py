@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from norm_layers import BatchGroupNorm, make_norm
+from norm_layers import BatchGroupNorm, frozen_statistics, make_norm
 
 
 def bgn(num_channels=8, num_groups=4, **options):
@@ -99,6 +99,64 @@ def test_another_resolution_in_evaluation_is_logged_where_groups_are_places(log)
     ]
 
 
+@pytest.mark.parametrize("shape", [(2, 8, 4, 4), (2, 8, 4), (2, 8, 2, 3, 4), (2, 8)])
+def test_the_resolution_of_training_is_saved(shape, log, tmp_path):
+    num_groups = 16 if len(shape) > 2 else 5
+    trained = nn.Sequential(bgn(8, num_groups))
+    trained(torch.randn(shape))
+    torch.save(trained.state_dict(), tmp_path / "net.pt")
+    loaded = nn.Sequential(bgn(8, num_groups)).eval()
+    loaded.load_state_dict(torch.load(tmp_path / "net.pt", weights_only=True))
+    loaded(torch.randn(shape))
+    messages = log()
+    loaded(torch.randn(2, 8, 6, 6))
+    new = [message for message in log() if message not in messages and "ties running" in message]
+    assert new == [
+        f"BatchGroupNorm: G={num_groups} ties running statistics to places in the map (C=8); trained at spatial "
+        f"{shape[2:]}, evaluated at (6, 6)."
+    ]
+    virtual = nn.Sequential(bgn(8, num_groups, virtual_workers=2))
+    virtual.load_state_dict(trained.state_dict())
+    assert virtual.state_dict().keys() == trained.state_dict().keys()
+    assert torch.equal(virtual[0].norm.get_extra_state(), trained[0].get_extra_state())
+
+
+def test_states_without_the_resolution_load_strictly(log):
+    trained = nn.Sequential(bgn(8, 16))
+    trained(torch.randn(2, 8, 4, 4))
+    older = {key: value for key, value in trained.state_dict().items() if "extra" not in key}
+    assert list(older) == [
+        "0.weight",
+        "0.bias",
+        "0.statistics.running_mean",
+        "0.statistics.running_var",
+        "0.statistics.num_batches_tracked",
+    ]
+    for state in (older, nn.Sequential(nn.BatchNorm2d(8)).state_dict()):
+        for net in (copy.deepcopy(trained).eval(), nn.Sequential(bgn(8, 16, virtual_workers=2)).eval()):
+            result = net.load_state_dict(state)
+            assert (result.missing_keys, result.unexpected_keys) == ([], [])
+            net(torch.randn(2, 8, 6, 6))
+    assert log() == []
+    with pytest.raises(RuntimeError, match=r"Missing key\(s\).*\"0\.weight\"\. $"):
+        trained.load_state_dict({key: value for key, value in older.items() if key != "0.weight"})
+
+
+def test_the_resolution_is_that_of_batches_that_moved_the_statistics():
+    norm = bgn(8, 16)
+    assert norm.get_extra_state().tolist() == [0, 0, 0]
+    norm(torch.randn(2, 8, 4, 4))
+    with frozen_statistics(norm, mode="train"):
+        norm(torch.randn(2, 8, 6, 6))
+    norm.eval()(torch.randn(2, 8, 6, 6))
+    assert norm.get_extra_state().tolist() == [4, 4, -1]
+    norm.reset_parameters()
+    assert norm.get_extra_state().tolist() == [0, 0, 0]
+    untracked = bgn(8, 16, track_running_stats=False)
+    untracked(torch.randn(2, 8, 4, 4))
+    assert untracked.get_extra_state().tolist() == [0, 0, 0]
+
+
 def test_momentum_none_is_the_average_over_batches(reference):
     norm = bgn(momentum=None).double()
     batches = torch.randn(4, 3, 8, 2, 2, dtype=torch.float64)
@@ -146,8 +204,9 @@ def test_batch_norm_checkpoints_load_and_keep_the_output(num_groups, randomised)
     old.num_batches_tracked.fill_(7)
     net, old_net = nn.Sequential(bgn(8, num_groups).double()).eval(), nn.Sequential(old)
     net.load_state_dict(old_net.state_dict())
-    x = torch.randn(3, 8, 4, 4, dtype=torch.float64)
-    torch.testing.assert_close(net(x), old(x), rtol=1e-12, atol=1e-12)
+    for side in (4, 7):
+        x = torch.randn(3, 8, side, side, dtype=torch.float64)
+        torch.testing.assert_close(net(x), old(x), rtol=1e-12, atol=1e-12)
     assert net[0].statistics.num_batches_tracked == 7
     assert "0.running_mean" in old_net.state_dict()
 
@@ -155,8 +214,11 @@ def test_batch_norm_checkpoints_load_and_keep_the_output(num_groups, randomised)
 def test_batch_norm_checkpoints_that_cannot_be_folded():
     with pytest.raises(RuntimeError, match="running_mean of a batch norm must have 8 elements; got"):
         bgn(8).load_state_dict(nn.BatchNorm2d(6).state_dict())
-    with pytest.raises(RuntimeError, match="affine must be True to fold a batch norm of 8 channels into 4 groups"):
-        bgn(8, affine=False).load_state_dict(nn.BatchNorm2d(8, affine=False).state_dict())
+    for num_groups in (4, 16):
+        with pytest.raises(
+            RuntimeError, match=f"affine must be True to fold a batch norm of 8 channels into {num_groups} groups"
+        ):
+            bgn(8, num_groups, affine=False).load_state_dict(nn.BatchNorm2d(8, affine=False).state_dict())
     with pytest.raises(RuntimeError, match="track_running_stats must be True"):
         bgn(8, track_running_stats=False).load_state_dict(nn.BatchNorm2d(8).state_dict())
     bgn(8, 8, affine=False).load_state_dict(nn.BatchNorm2d(8, affine=False).state_dict())
@@ -183,6 +245,16 @@ def test_convert_sync_batchnorm_makes_a_synchronised_bgn(randomised):
     uneven = nn.SyncBatchNorm.convert_sync_batchnorm(bgn(8, 5))
     with pytest.raises(ValueError, match=r"num_groups must divide.*nn\.SyncBatchNorm.*synchronise_statistics"):
         uneven(x)
+
+
+def test_convert_sync_batchnorm_cannot_do_the_literal_running_variance():
+    x = torch.randn(4, 8, 4, 4)
+    norm = nn.SyncBatchNorm.convert_sync_batchnorm(bgn(unbiased_running_var=False))
+    with pytest.raises(
+        ValueError, match=r"unbiased_running_var must be True under nn\.SyncBatchNorm.*got False\. Use"
+    ):
+        norm(x)
+    torch.testing.assert_close(norm.eval()(x), x / (1 + 1e-5) ** 0.5)
 
 
 @pytest.mark.parametrize("num_groups", [1, 4, 8, 16, 5])
@@ -263,8 +335,12 @@ def test_group_norm_fallbacks(log):
     torch.testing.assert_close(divisor(x), nn.GroupNorm(18, 36).double()(x), rtol=1e-12, atol=1e-12)
     assert log()[1] == "GroupNorm: G=32 does not divide C=36; taking 18 groups, the largest divisor below it."
     assert [make_norm("gn", c, fallback="divisor").num_groups for c in (72, 108, 144, 16, 48)] == [24, 27, 24, 16, 24]
-    with pytest.raises(ValueError, match=r"num_groups must be at most D = C·H·W; got N=2, C=16, H=1, W=1, D=16, G=32"):
+    with pytest.raises(
+        ValueError, match=r"num_groups must be at most D = C·H·W; got N=2, C=16, H=1, W=1, D=16, G=32"
+    ) as error:
         make_norm("gn", 16)(torch.randn(2, 16, 1, 1))
+    assert str(error.value).endswith("Take fewer groups, or fallback='divisor' for a divisor of C.")
+    assert make_norm("gn", 16, fallback="divisor")(torch.randn(2, 16, 1, 1)).shape == (2, 16, 1, 1)
 
 
 def test_ghost_batches_must_divide_the_batch():

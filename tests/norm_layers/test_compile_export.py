@@ -60,6 +60,23 @@ def test_ghost_batches_compile_in_one_graph():
     assert_compiles(build("gbgn", ghost_size=2), backend="aot_eager")
 
 
+@pytest.mark.parametrize(("num_groups", "num_graphs"), [(4, 2), (16, 2), (5, 3)])
+def test_compiled_training_at_several_resolutions(num_groups, num_graphs):
+    """One graph for the first and one for all others; where G does not divide, one for each C·H·W mod G."""
+    graphs = []
+
+    def counting(graph, example_inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    norm = build("bgn", num_groups)
+    compiled = torch.compile(norm, backend=counting, fullgraph=True)
+    for height, width in ((4, 6), (6, 8), (8, 4)):
+        compiled(torch.randn(2, 8, height, width))
+        assert norm.get_extra_state().tolist() == [height, width, -1]
+    assert len(graphs) == num_graphs
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="the inductor backend needs a C++ compiler; there is no gcc")
 def test_bgn_compiles_to_code():

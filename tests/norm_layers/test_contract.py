@@ -82,6 +82,61 @@ def test_running_statistics_stay_float32_in_a_half_precision_model(name, half):
     assert net.double().state_dict()[next(iter(before))].dtype == torch.float64 if before else True
 
 
+@pytest.fixture(params=[torch.bfloat16, torch.float16], ids=str)
+def half_default(request):
+    """A half-precision default dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(request.param)
+    yield request.param
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("num_groups", [4, 5, 16])
+@pytest.mark.parametrize("virtual_workers", [1, 2])
+def test_running_statistics_are_float32_under_a_half_precision_default(
+    name, num_groups, virtual_workers, half_default
+):
+    groups = {"num_groups": num_groups} if NORMS[name].has_groups and name != "gn" else {}
+    norm = build(name, virtual_workers=virtual_workers, **groups)
+    statistics = [buffer for key, buffer in norm.named_buffers() if "running" in key]
+    assert {buffer.dtype for buffer in statistics} == ({torch.float32} if statistics else set())
+    x = torch.randn(4, 8, 4, 4) + 3
+    assert norm(x).dtype == half_default
+    assert norm.eval()(x).dtype == half_default
+    for key, buffer in norm.named_buffers():
+        if key.endswith("running_mean"):
+            assert buffer.mean().item() == pytest.approx(0.3, abs=0.05)
+
+
+@pytest.mark.parametrize("assign", [True, False])
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
+def test_running_statistics_stay_float32_through_a_half_precision_checkpoint(name, half, assign, randomised):
+    net = nn.Sequential(randomised(build(name)), randomised(build(name, virtual_workers=2)))
+    halved = {key: value.to(half) if value.is_floating_point() else value for key, value in net.state_dict().items()}
+    loaded = nn.Sequential(build(name), build(name, virtual_workers=2))
+    loaded.load_state_dict(halved, assign=assign)
+    for key, value in loaded.state_dict().items():
+        if "running" in key:
+            assert value.dtype == torch.float32
+            assert torch.equal(value, halved[key].float())
+    x = torch.randn(4, 8, 4, 4, dtype=half if assign else torch.float32)
+    assert loaded(x).dtype == x.dtype
+    assert loaded.eval()(x).dtype == x.dtype
+
+
+def test_half_precision_batch_norm_checkpoint_is_folded_in_float32(randomised):
+    old = randomised(nn.BatchNorm2d(8)).eval()
+    halved = {key: v.bfloat16() if v.is_floating_point() else v for key, v in old.state_dict().items()}
+    old.load_state_dict(halved)
+    x = torch.randn(4, 8, 4, 4)
+    for num_groups in (2, 5, 8, 16):
+        for assign in (True, False):
+            new = build("bgn", num_groups=num_groups).eval()
+            new.load_state_dict(halved, assign=assign)
+            assert new.statistics.running_mean.dtype == torch.float32
+            torch.testing.assert_close(new(x), old(x), rtol=1e-5, atol=1e-5)
+
+
 def test_bfloat16_running_mean_reaches_the_true_mean():
     norm = build("bgn", momentum=0.01).bfloat16()
     for _ in range(1000):

@@ -6,8 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-from norm_layers import NORMS, BatchGroupNorm, VirtualWorkerNorm, convert_norm, make_norm, norm_factory
+from norm_layers import (
+    NORMS,
+    BatchGroupNorm,
+    VirtualWorkerNorm,
+    convert_norm,
+    freeze_statistics,
+    make_norm,
+    norm_factory,
+    synchronise_statistics,
+    unfreeze_statistics,
+)
 from norm_layers.fold import pool_channel_statistics
+from norm_layers.sync import AllReduceSum
 
 X = torch.randn(3, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
 
@@ -21,8 +32,43 @@ def test_folding_keeps_the_output_at_any_group_number(batch_norm_net, num_groups
     torch.testing.assert_close(converted(X), expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("num_groups", [1, 8, 32, 512])
-def test_folding_a_resnet50(num_groups, randomised):
+@pytest.mark.parametrize("side", [7, 5, 1])
+@pytest.mark.parametrize("num_groups", [128, 256, 512, 32, 48, 100])
+def test_folding_keeps_the_output_at_every_resolution(num_groups, side, randomised):
+    """Also where groups of a G above C do not fit into channels: 64 channels of 49 elements in 128 groups."""
+    old = randomised(nn.BatchNorm2d(64).double()).eval()
+    new = convert_norm(copy.deepcopy(old), "bgn", num_groups=num_groups, uneven="clamp")
+    x = torch.randn(2, 64, side, side, dtype=torch.float64)
+    torch.testing.assert_close(new(x), old(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_groups", [128, 100])
+def test_folding_out_again_gives_the_batch_norm(num_groups, randomised):
+    old = randomised(nn.BatchNorm2d(64).double()).eval()
+    back = convert_norm(convert_norm(copy.deepcopy(old), "bgn", num_groups=num_groups), "bn")
+    x = torch.randn(2, 64, 7, 7, dtype=torch.float64)
+    torch.testing.assert_close(back(x), old(x), rtol=1e-12, atol=1e-12)
+
+
+def test_repeating_keeps_scale_and_shift_for_training():
+    """In training the repeated layer starts where the batch norm was; the folded one does not."""
+    torch.manual_seed(2)
+    old = nn.BatchNorm2d(8, momentum=1.0).double()
+    batch = torch.randn(256, 8, 4, 4, dtype=torch.float64) * torch.linspace(0.2, 5, 8).view(1, 8, 1, 1) + 3
+    old(batch)
+    repeat, fold = (
+        convert_norm(copy.deepcopy(old), "bgn", num_groups=16, statistics=how) for how in ("repeat", "fold")
+    )
+    torch.testing.assert_close(copy.deepcopy(repeat).eval()(batch), old.eval()(batch), rtol=1e-12, atol=1e-12)
+    expected = old.train()(batch)
+    assert (repeat.train()(batch) - expected).abs().max() < 0.3
+    assert (fold.train()(batch) - expected).abs().max() > 3
+    assert torch.equal(repeat.weight, old.weight)
+
+
+@pytest.mark.parametrize(("num_groups", "side"), [(1, 32), (8, 32), (32, 32), (512, 32), (512, 36)])
+def test_folding_a_resnet50(num_groups, side, randomised):
+    """At side 36 maps have 9 x 9, 5 x 5 and 3 x 3 positions, which G/C divides nowhere."""
     torchvision = pytest.importorskip("torchvision")
     torch.manual_seed(3)
     net = randomised(torchvision.models.resnet50(num_classes=10)).double().eval()
@@ -30,10 +76,10 @@ def test_folding_a_resnet50(num_groups, randomised):
         for module in net.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.weight.mul_(0.5)
-    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    images = torch.randn(2, 3, side, side, dtype=torch.float64)
     with torch.no_grad():
         expected = net(images)
-        converted = convert_norm(net, "bgn", num_groups=num_groups, uneven="error")
+        converted = convert_norm(net, "bgn", num_groups=num_groups, uneven="error" if side == 32 else "split")
         assert sum(isinstance(module, BatchGroupNorm) for module in converted.modules()) == 53
         actual = converted(images)
     assert expected.std() > 1e-3
@@ -131,7 +177,6 @@ def test_a_norm_itself_a_shared_norm_and_other_layers():
     converted = convert_norm(net, "gn", num_groups=2)
     assert converted["a"] is converted["b"][0] is converted["c"]
     assert isinstance(converted["b"][1], nn.LayerNorm)
-    assert convert_norm(nn.Sequential(nn.Conv2d(3, 4, 1)), "bn")[0].weight.shape == (4, 3, 1, 1)
 
 
 def test_virtual_workers_are_put_on_and_taken_off(batch_norm_net):
@@ -147,15 +192,21 @@ def test_virtual_workers_are_put_on_and_taken_off(batch_norm_net):
 def test_norm_without_affine():
     net = nn.Sequential(nn.BatchNorm2d(8, affine=False)).eval()
     assert convert_norm(copy.deepcopy(net), "bgn", num_groups=8)[0].weight is None
-    assert convert_norm(copy.deepcopy(net), "bgn", num_groups=16)[0].weight is None
+    assert convert_norm(copy.deepcopy(net), "bgn", num_groups=16, statistics="repeat")[0].weight is None
     assert convert_norm(copy.deepcopy(net), "bgn", num_groups=4, statistics="pool")[0].weight is None
-    with pytest.raises(ValueError, match="layer '0' must be affine to fold its statistics into 4 groups"):
-        convert_norm(net, "bgn", num_groups=4)
+    for num_groups in (4, 16):
+        with pytest.raises(
+            ValueError, match=f"layer '0' must be affine to fold its statistics into {num_groups} groups"
+        ):
+            convert_norm(copy.deepcopy(net), "bgn", num_groups=num_groups)
 
 
 def test_messages():
-    with pytest.raises(ValueError, match="must have groups of whole channels to be folded; got 16 groups for 8"):
-        convert_norm(nn.Sequential(make_norm("bgn", 8, num_groups=16)), "bn")
+    trained = make_norm("bgn", 8, num_groups=16)
+    trained(torch.randn(2, 8, 4, 4))
+    for statistics in ("fold", "repeat"):
+        with pytest.raises(ValueError, match="must have groups of whole channels to be folded; got 16 groups for 8"):
+            convert_norm(nn.Sequential(trained), "bn", statistics=statistics)
     assert convert_norm(make_norm("bgn", 8, num_groups=16), "bn", statistics="pool").num_features == 8
     with pytest.raises(ValueError, match="layer '0' must be initialised before it is converted; run the model once"):
         convert_norm(nn.Sequential(nn.LazyBatchNorm2d()), "bn")
@@ -175,3 +226,94 @@ def test_default_group_number_comes_from_the_batch_size(batch_norm_net):
     net = convert_norm(batch_norm_net, "bgn", batch_size=4)
     assert {m.num_groups for m in net.modules() if isinstance(m, BatchGroupNorm)} == {2}
     assert norm_factory("bgn", batch_size=4)(8).num_groups == 2
+
+
+@pytest.mark.parametrize("name", ["bn", "gbgn", "bgn"])
+@pytest.mark.parametrize("virtual_workers", [1, 2])
+def test_frozen_layers_stay_frozen(name, virtual_workers):
+    groups = {"num_groups": 4} if NORMS[name].has_groups else {}
+    for source in (nn.BatchNorm2d(8), make_norm("bgn", 8, num_groups=2)):
+        net = convert_norm(freeze_statistics(nn.Sequential(source)), name, virtual_workers=virtual_workers, **groups)
+        before = copy.deepcopy(net.state_dict())
+        x = torch.randn(4, 8, 3, 3) + 1
+        torch.testing.assert_close(net.train()(x), x / (1 + 1e-5) ** 0.5)
+        assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+        unfreeze_statistics(net)(x)
+        assert any(not torch.equal(before[key], value) for key, value in net.state_dict().items())
+
+
+def test_statistics_switched_off_from_outside_stay_so():
+    net = nn.Sequential(nn.BatchNorm2d(8))
+    net[0].track_running_stats = False
+    assert not convert_norm(net, "bgn", num_groups=4)[0].statistics.track_running_stats
+    attacked = nn.Sequential(make_norm("bgn", 8, num_groups=4))
+    attacked[0].statistics.eval()
+    assert not convert_norm(attacked, "bn")[0].training
+
+
+@pytest.mark.parametrize("name", ["bn", "gbgn", "bgn"])
+def test_synchronised_layers_stay_synchronised(name, log):
+    groups = {"num_groups": 4} if NORMS[name].has_groups else {}
+
+    def synchronised_bgn():
+        return nn.SyncBatchNorm.convert_sync_batchnorm(make_norm("bgn", 8, num_groups=4))
+
+    for build in (
+        lambda: synchronise_statistics(nn.BatchNorm2d(8)),
+        lambda: synchronise_statistics(make_norm("bgn", 8, num_groups=2)),
+        lambda: nn.SyncBatchNorm(8),
+        synchronised_bgn,
+    ):
+        assert isinstance(convert_norm(nn.Sequential(build()), name, **groups)[0].all_reduce, AllReduceSum)
+        with pytest.raises(ValueError, match=r"layer '0' must not be synchronised.*Take no virtual_workers"):
+            convert_norm(nn.Sequential(build()), name, virtual_workers=2, **groups)
+        assert convert_norm(nn.Sequential(build()), "gn", num_groups=2, virtual_workers=2)[0].num_groups == 2
+    assert log() == []
+    convert_norm(nn.SyncBatchNorm(8), "torch.nn:BatchNorm2d")
+    assert log() == ["convert_norm: BatchNorm2d cannot be synchronised; its statistics are those of a rank."]
+
+
+def test_a_net_without_anything_to_replace_is_refused():
+    with pytest.raises(ValueError, match=r"to replace; got Conv2d with no norm\.$"):
+        convert_norm(nn.Conv2d(3, 4, 1), "bn")
+    with pytest.raises(ValueError, match=r"got Sequential with 2 torch\.nn\.modules\.normalization\.LayerNorm\.$"):
+        convert_norm(nn.Sequential(nn.LayerNorm(4), nn.Sequential(nn.LayerNorm(8))), "bn")
+
+
+def test_convnext_has_nothing_to_replace():
+    torchvision = pytest.importorskip("torchvision")
+    with pytest.raises(ValueError, match=r"got ConvNeXt with 5 torchvision.*LayerNorm2d, 18 torch.*LayerNorm\."):
+        convert_norm(torchvision.models.convnext_tiny(), "bgn", num_groups=4)
+
+
+def test_norms_that_are_left_are_logged_once(log):
+    for _ in range(2):
+        net = nn.Sequential(
+            nn.BatchNorm2d(8), nn.LayerNorm(8), nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3))
+        )
+        convert_norm(net, "bgn", num_groups=4)
+    assert log() == [
+        "convert_norm: replaced 1 norm layers; left as they are: 1 torch.nn.modules.normalization.LayerNorm."
+    ]
+
+
+def test_virtual_workers_around_an_unknown_norm_are_refused():
+    wrapped = VirtualWorkerNorm(nn.Sequential(nn.BatchNorm2d(8), nn.ReLU()), 2)
+    with pytest.raises(
+        ValueError, match=r"layer '0' must have virtual workers around a norm of torch.*got Sequential"
+    ):
+        convert_norm(nn.Sequential(wrapped), "bn")
+
+
+def test_half_precision_statistics_are_pooled_in_float32(randomised):
+    old = randomised(nn.BatchNorm2d(8)).bfloat16()
+    new = convert_norm(copy.deepcopy(old), "bgn", num_groups=2, statistics="pool")
+    expected, _ = pool_channel_statistics(old.running_mean.float(), old.running_var.float(), num_groups=2)
+    assert torch.equal(new.statistics.running_mean, expected)
+
+
+def test_places_of_the_statistics_go_along_where_the_groups_stay():
+    net = nn.Sequential(make_norm("bgn", 8, num_groups=16))
+    net(torch.randn(2, 8, 4, 4))
+    assert convert_norm(net, "bgn", num_groups=16)[0].get_extra_state().tolist() == [4, 4, -1]
+    assert convert_norm(net, "bgn", num_groups=32, statistics="pool")[0].get_extra_state().tolist() == [0, 0, 0]

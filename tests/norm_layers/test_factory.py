@@ -16,6 +16,7 @@ from norm_layers import (
     GroupNorm,
     NormFactory,
     VirtualWorkerNorm,
+    audit_norms,
     batch_group_norm,
     convert_norm,
     frozen_statistics,
@@ -41,6 +42,20 @@ def outside(tmp_path, monkeypatch):
         "    return nn.BatchNorm2d(channels, affine=affine)\n"
         "def number(channels):\n"
         "    return channels\n"
+        "def broken(channels):\n"
+        "    raise RuntimeError(f'cannot do\\n{channels}')\n"
+        "def wide(channels, width):\n"
+        "    return nn.Identity()\n"
+        "def clash(num_groups, channels):\n"
+        "    return nn.Identity()\n"
+        "class Activated(nn.Module):\n"
+        "    def __init__(self, channels):\n"
+        "        super().__init__()\n"
+        "        self.bn, self.act = nn.BatchNorm2d(channels), nn.ReLU()\n"
+        "    def forward(self, x):\n"
+        "        return self.act(self.bn(x))\n"
+        "class MyNorm(Activated):\n"
+        "    pass\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -126,7 +141,7 @@ def test_layers_refuse_the_same_values(unchecked):
         frozen_statistics(BatchNorm(8), mode="off"),
     ):
         pass
-    with pytest.raises(ValueError, match="statistics must be one of fold, pool, fresh; got 'drop'"):
+    with pytest.raises(ValueError, match="statistics must be one of fold, repeat, pool, fresh; got 'drop'"):
         convert_norm(BatchNorm(8), "bgn", num_groups=4, statistics="drop")
     with pytest.raises(ValueError, match="running_mean and running_var must be tensors where training is False"):
         batch_group_norm(torch.randn(2, 8, 2, 2), None, None, None, None, num_groups=4, training=False)
@@ -178,3 +193,65 @@ def test_outside_norms_get_what_their_signature_names(outside):
         make_norm("outside_norms:Plain", 8, num_groups=2)
     with pytest.raises(ValueError, match=r"norm must build an nn\.Module; got a int from 'outside_norms:number'"):
         make_norm("outside_norms:number", 8)
+
+
+@pytest.mark.parametrize("kind", ["Activated", "MyNorm"])
+def test_virtual_workers_reach_a_batch_norm_inside_an_outside_norm(outside, kind):
+    torch.manual_seed(0)
+    norm = make_norm(f"outside_norms:{kind}", 8, virtual_workers=2)
+    plain = make_norm(f"outside_norms:{kind}", 8)
+    assert isinstance(norm, VirtualWorkerNorm)
+    assert norm.state_dict().keys() == plain.state_dict().keys()
+    x = torch.randn(4, 8, 3, 3)
+    workers = [copy.deepcopy(plain) for _ in range(2)]
+    expected = torch.cat([worker(part) for worker, part in zip(workers, x.chunk(2))])
+    assert torch.equal(norm(x), expected)
+    for key, value in workers[0].state_dict().items():
+        assert torch.equal(norm.state_dict()[key], value)
+    plain.load_state_dict(norm.state_dict())
+    assert torch.equal(norm.eval()(x), plain.eval()(x))
+    (audit,) = audit_norms(nn.Sequential(norm), torch.randn(8, 8, 3, 3))
+    assert (audit.layer, audit.norm, audit.batch_size, audit.values_per_statistic) == ("0.norm.bn", "bn", 4, 36)
+    assert audit_norms(nn.Sequential(norm), torch.randn(1, 8, 3, 3))[0].values_per_statistic == 9
+    (audit,) = audit_norms(nn.Sequential(plain), torch.randn(8, 8, 3, 3))
+    assert (audit.layer, audit.norm, audit.batch_size, audit.values_per_statistic) == ("0.bn", "bn", 8, 72)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (
+            "torch.nn:GroupNorm",
+            {},
+            "norm 'torch.nn:GroupNorm' must be callable with num_channels and the options given; got no value for "
+            "num_groups. Give num_groups.",
+        ),
+        (
+            "outside_norms:wide",
+            {},
+            "norm 'outside_norms:wide' must be callable with num_channels and the options given; got no value for "
+            "width. Wrap it in a function of num_channels that gives them.",
+        ),
+        (
+            "outside_norms:clash",
+            {"num_groups": 2},
+            "norm 'outside_norms:clash' must be callable with num_channels and num_groups; got multiple values for "
+            "argument 'num_groups'. Wrap it in a function.",
+        ),
+    ],
+)
+def test_outside_norms_that_need_more_are_refused_by_the_factory(outside, name, options, message):
+    with pytest.raises(ValueError, match="must be callable with num_channels") as error:
+        norm_factory(name, **options)
+    assert str(error.value) == message
+
+
+def test_outside_norms_that_fail_are_named_in_one_line(outside):
+    with pytest.raises(ValueError, match="must build from") as error:
+        make_norm("outside_norms:broken", 8)
+    assert str(error.value) == (
+        "norm 'outside_norms:broken' must build from num_channels=8; got RuntimeError: cannot do 8"
+    )
+    assert isinstance(error.value.__cause__, RuntimeError)
+    with pytest.raises(ValueError, match=r"must build from num_channels=8, eps=1e-05.*num_groups=3; got ValueError"):
+        make_norm("torch.nn:GroupNorm", 8, num_groups=3)

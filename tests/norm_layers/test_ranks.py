@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from norm_layers import BatchNorm, make_norm, synchronise_statistics
+from norm_layers import BatchNorm, batch_group_norm, make_norm, synchronise_statistics
 from norm_layers.sync import AllReduceSum
+from norm_layers.sync_functional import synchronised_batch_group_norm
 
 WORLD = 2
 KINDS = {
@@ -24,6 +25,12 @@ KINDS = {
 }
 PARTS = {"unequal": [3, 4], "empty": [7, 0], "empty-first": [0, 7]}
 LAYERS = {f"{kind}/{part}": (*KINDS[kind], PARTS[part]) for kind in KINDS for part in PARTS}
+EMPTY = {f"{kind}/nothing": (*KINDS[kind], [0, 0]) for kind in KINDS}
+REFUSED = {
+    f"refused/{name}/{part}": (name, options, parts)
+    for name, options in (("bn", {}), ("bgn", {"num_groups": 8}), ("bgn", {"num_groups": 5}))
+    for part, parts in (("first", [1, 0]), ("second", [0, 1]))
+}
 NETS = {
     "ddp/bn": ("bn", {}, False),
     "ddp/bgn": ("bgn", {"num_groups": 4}, False),
@@ -42,7 +49,9 @@ def data():
         "weight": torch.rand(8, dtype=torch.float64) + 0.5,
         "bias": torch.randn(8, dtype=torch.float64),
         "batches": [torch.randn(8, 3, 6, 6, dtype=torch.float64) for _ in range(2)],
-        "layers": LAYERS,
+        "layers": LAYERS | EMPTY,
+        "refused": REFUSED,
+        "counters": {"bn": "num_batches_tracked", "bgn": "statistics.num_batches_tracked"},
         "nets": NETS,
     }
 
@@ -88,6 +97,71 @@ def test_synchronised_layers_compute_what_the_whole_batch_gives(key, ranks, data
     for buffer, value in parts[0]["buffers"].items():
         torch.testing.assert_close(value, norm.state_dict()[buffer], rtol=1e-12, atol=1e-12)
         assert torch.equal(value, parts[1]["buffers"][buffer])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", EMPTY)
+def test_nothing_on_all_ranks_leaves_no_trace(key, ranks):
+    name, options, _ = EMPTY[key]
+    fresh = make_norm(name, 8, **options).double().state_dict()
+    for rank in ranks:
+        assert rank[key]["y"].shape == (0, 8, 3, 2)
+        assert torch.equal(rank[key]["weight"], torch.zeros(8, dtype=torch.float64))
+        for buffer, value in rank[key]["buffers"].items():
+            assert torch.equal(value, fresh[buffer])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", REFUSED)
+def test_one_value_over_all_ranks_is_refused_on_all_of_them(key, ranks):
+    for rank in ranks:
+        assert rank[key]["message"].startswith("Expected more than 1 value per channel (group) when training; got N=")
+        assert "which is 1 value per statistic over all ranks" in rank[key]["message"]
+        assert rank[key]["counter"] == 0
+
+
+def direct(x, running, counter, **options):
+    """The pure function on one rank."""
+    return synchronised_batch_group_norm(
+        x, *running, None, None, all_reduce=lambda values: values, num_batches_tracked=counter, **options
+    )
+
+
+@pytest.mark.parametrize("num_groups", [1, 4, 8, 16, 5])
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_the_function_on_one_rank_is_the_local_one(num_groups, unbiased):
+    x = torch.randn(3, 8, 2, 3, dtype=torch.float64) + 2
+    runs = []
+    for forward in (
+        lambda running: direct(x, running, None, num_groups=num_groups, unbiased_running_var=unbiased),
+        lambda running: batch_group_norm(
+            x, *running, None, None, num_groups=num_groups, training=True, unbiased_running_var=unbiased
+        ),
+    ):
+        running = (torch.zeros(num_groups, dtype=torch.float64), torch.ones(num_groups, dtype=torch.float64))
+        runs.append((forward(running), *running))
+    torch.testing.assert_close(runs[0], runs[1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_function_without_samples_moves_nothing(dtype):
+    running, counter = (torch.randn(5), torch.rand(5)), torch.tensor(3)
+    before = [buffer.clone() for buffer in running]
+    assert direct(torch.empty(0, 8, 2, 2, dtype=dtype), running, counter, num_groups=5).shape == (0, 8, 2, 2)
+    assert all(torch.equal(a, b) for a, b in zip(running, before))
+    assert counter == 3
+    direct(torch.randn(2, 8, 2, 2).to(dtype), running, counter, num_groups=5)
+    assert counter == 4
+
+
+def test_one_value_is_refused_with_and_without_ranks(unchecked):
+    counter = torch.tensor(0)
+    with pytest.raises(ValueError, match=r"Expected more than 1 value.*got N=1, C=8, D=8, G=8 on this rank"):
+        direct(torch.randn(1, 8), (torch.zeros(8), torch.ones(8)), counter, num_groups=8)
+    assert counter == 0
+    for norm in (make_norm("bn", 8), make_norm("bgn", 8, num_groups=8)):
+        with pytest.raises(ValueError, match=r"Expected more than 1 value.*which is 1 value per statistic\. Take"):
+            synchronise_statistics(norm)(torch.randn(1, 8, 1, 1))
 
 
 def train(net, batches):

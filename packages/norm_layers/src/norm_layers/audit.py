@@ -28,14 +28,15 @@ class NormAudit:
     """What one norm layer does on the audited input; `dataclasses.asdict` of it is JSON.
 
     Args:
-        layer: Name in `model.named_modules()`.
+        layer: Name in `model.named_modules()`. Of an outside layer around norms that are known, those norms' names.
         norm: Key of `NORMS`, or "package.module:Class" for any other norm.
         batch_size: N of the samples that are normalised together (per virtual worker or ghost batch).
         channels: C.
         height: H; 1 where the input has no such axis. Of a 3-D map, depth times height.
         width: W; 1 where the input has no such axis.
         num_groups: G in force. None where the norm has no groups, or is unknown.
-        values_per_statistic: Least number of values behind one mean. None where the norm is unknown.
+        values_per_statistic: Least number of values behind one mean. None where the norm is unknown, or cannot take
+            the input.
         straddling: Whether some group mixes parts of channels: it covers several, and not whole ones.
         fallback: What stands in for a G that does not divide: "flat", "divisor", "split" or "clamp". None: nothing.
         equivalent: "=BN", "=IN" or "=LN" where the layer is exactly that norm here. None: it is not.
@@ -52,6 +53,20 @@ class NormAudit:
     straddling: bool
     fallback: str | None
     equivalent: str | None
+
+
+# The layers that `_grouping` can describe.
+_KNOWN = (
+    _BatchNorm,
+    _InstanceNorm,
+    nn.GroupNorm,
+    BatchGroupNorm,
+    GroupNorm,
+    InstanceNorm,
+    LayerNorm,
+    NoNorm,
+    PositionalNorm,
+)
 
 
 class _Grouping(NamedTuple):
@@ -81,11 +96,12 @@ def audit_norms(model: nn.Module, example_input: Any) -> list[NormAudit]:
     """
     records: dict[NormAudit, None] = {}
     handles = []
-    for name, module in _norm_modules(model).items():
+    for name, (module, num_workers) in _norm_modules(model).items():
 
-        def record(module: nn.Module, inputs: tuple[Any, ...], name: str = name) -> None:
+        def record(module: nn.Module, inputs: tuple[Any, ...], name: str = name, parts: int = num_workers) -> None:
             if inputs and isinstance(inputs[0], Tensor) and inputs[0].ndim >= 2:
-                records[describe_norm(name, module, inputs[0].shape)] = None
+                num_samples, *others = inputs[0].shape
+                records[describe_norm(name, module, (max(num_samples // parts, 1), *others))] = None
 
         handles.append(module.register_forward_pre_hook(record))
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
@@ -145,7 +161,7 @@ def describe_norm(name: str, module: nn.Module, shape: Sequence[int]) -> NormAud
     """
     num_samples = shape[0]
     if isinstance(module, VirtualWorkerNorm):
-        num_samples, module = num_samples // module.num_workers, module.norm
+        num_samples, module = max(num_samples // module.num_workers, 1), module.norm
     if isinstance(module, GeneralBatchGroupNorm) and module.ghost_size is not None:
         num_samples = min(num_samples, module.ghost_size)
     spatial = tuple(shape[2:])
@@ -155,19 +171,42 @@ def describe_norm(name: str, module: nn.Module, shape: Sequence[int]) -> NormAud
     return NormAudit(name, grouping.norm, num_samples, shape[1], height, width, *grouping[1:])
 
 
-def _norm_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Give the norm layers by name; a layer inside another one, such as the statistics of BGN, is part of that."""
-    norms: dict[str, nn.Module] = {}
+def _norm_modules(model: nn.Module) -> dict[str, tuple[nn.Module, int]]:
+    """Give the norm layers by name, each with the number of parts that wrappers around it make of a batch.
+
+    A layer inside a known one, such as the statistics of BGN, is part of that.
+    """
+    norms: dict[str, tuple[nn.Module, int]] = {}
+    wrappers: dict[str, int] = {}
     for name, module in model.named_modules():
-        inside = any(name.startswith(f"{outer}." if outer else "") for outer in norms)
-        if not inside and ("norm" in type(module).__name__.lower()) and _is_layer(module):
-            norms[name] = module
+        if any(_is_inside(name, outer) for outer in norms):
+            continue
+        if _is_layer(module):
+            parts = math.prod(workers for outer, workers in wrappers.items() if _is_inside(name, outer))
+            norms[name] = (module, parts)
+        elif isinstance(module, VirtualWorkerNorm):
+            wrappers[name] = module.num_workers
     return norms
 
 
+def _is_inside(name: str, outer: str) -> bool:
+    """Say whether the module of one name lies inside that of another."""
+    return name.startswith(f"{outer}." if outer else "")
+
+
 def _is_layer(module: nn.Module) -> bool:
-    """Say whether a module called a norm is a layer rather than a block that contains other layers."""
-    return all("norm" in type(child).__name__.lower() for child in module.children())
+    """Say whether a module is a norm layer rather than something around norms that can be described themselves."""
+    if isinstance(module, VirtualWorkerNorm):
+        inner = module.norm
+        return isinstance(inner, _KNOWN) or not any(isinstance(part, _KNOWN) for part in inner.modules())
+    if isinstance(module, _KNOWN):
+        return True
+    called_norm = "norm" in type(module).__name__.lower()
+    return (
+        called_norm
+        and not any(isinstance(inner, _KNOWN) for inner in module.modules())
+        and (all("norm" in type(child).__name__.lower() for child in module.children()))
+    )
 
 
 def _grouping(module: nn.Module, num_samples: int, channels: int, positions: int) -> _Grouping:
@@ -215,7 +254,7 @@ def _batch_grouping(module: BatchGroupNorm, num_samples: int, channels: int, pos
 def _sample_grouping(num_groups: int, channels: int, positions: int, fallback: str | None) -> _Grouping:
     """Describe GN."""
     equivalent = "=LN" if num_groups == 1 else "=IN" if num_groups == channels else None
-    values = channels * positions // num_groups
+    values = channels * positions // num_groups or None
     return _Grouping("gn", num_groups, values, _straddles(num_groups, channels, positions), fallback, equivalent)
 
 

@@ -49,11 +49,41 @@ class ChannelAffine(nn.Module):
         return f"{self.num_channels}, eps={self.eps}, affine={self.affine}"
 
 
+_RUNNING_STATISTICS = ("running_mean", "running_var")
+
+
+def lift_half(values: Tensor) -> Tensor:
+    """Give running statistics in float32 if they are in half precision, else as they are.
+
+    Args:
+        values: Running mean or variance.
+
+    Returns:
+        The values, in a dtype in which a running average does not stall.
+    """
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
 class FloatStatistics(nn.Module):
-    """Keeps running statistics in float32 when a model is cast to half precision.
+    """Keeps running statistics in float32: under a half-precision default dtype, cast, or checkpoint.
 
     In bfloat16 a running mean stalls: for a true mean of 3 and momentum 0.01 it stops near 2.
     """
+
+    def _lift_statistics(self) -> None:
+        """Lift what a half-precision default dtype made of the running statistics; for the end of a constructor."""
+        for owner in self.modules():
+            for name in _RUNNING_STATISTICS:
+                buffer = owner._buffers.get(name)
+                if buffer is not None:
+                    owner._buffers[name] = lift_half(buffer)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Load; lift half-precision statistics first, since `assign=True` makes buffers of what it finds."""
+        for key, value in state_dict.items():
+            if key.startswith(prefix) and key.rpartition(".")[2] in _RUNNING_STATISTICS:
+                state_dict[key] = lift_half(value)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Move or cast as `nn.Module` does, then undo the cast of the running statistics to half precision."""
@@ -61,7 +91,7 @@ class FloatStatistics(nn.Module):
             (owner, name, buffer)
             for owner in self.modules()
             for name, buffer in owner._buffers.items()
-            if buffer is not None and name in ("running_mean", "running_var")
+            if buffer is not None and name in _RUNNING_STATISTICS
         ]
         super()._apply(fn, recurse)
         for owner, name, buffer in before:
@@ -138,7 +168,7 @@ def normalise(
         Output of the shape and dtype of x.
 
     Raises:
-        ValueError: As in `batch_group_norm`.
+        ValueError: As in `batch_group_norm` and, over several ranks, `synchronised_batch_group_norm`.
     """
     training = uses_batch_statistics(owner)
     updates = owner.training and owner.track_running_stats and owner.running_mean is not None
@@ -149,13 +179,14 @@ def normalise(
     if owner.momentum is None and counter is not None:
         momentum = 1.0 / (float(counter) + 1.0)
 
-    if owner.training and all_reduce is not None:
-        y = synchronised_batch_group_norm(
+    if owner.training and all_reduce is not None and not all_reduce.is_local:
+        return synchronised_batch_group_norm(
             x,
             running_mean,
             running_var,
             weight,
             bias,
+            num_batches_tracked=counter,
             num_groups=num_groups,
             momentum=momentum,
             eps=owner.eps,
@@ -163,22 +194,21 @@ def normalise(
             unbiased_running_var=unbiased_running_var,
             all_reduce=all_reduce,
         )
-    elif training and x.numel() == 0:
+    if training and x.numel() == 0:
         return channel_affine(x, x, weight, bias)
-    else:
-        y = batch_group_norm(
-            x,
-            running_mean,
-            running_var,
-            weight,
-            bias,
-            num_groups=num_groups,
-            training=training,
-            momentum=momentum,
-            eps=owner.eps,
-            uneven=uneven,
-            unbiased_running_var=unbiased_running_var,
-        )
+    y = batch_group_norm(
+        x,
+        running_mean,
+        running_var,
+        weight,
+        bias,
+        num_groups=num_groups,
+        training=training,
+        momentum=momentum,
+        eps=owner.eps,
+        uneven=uneven,
+        unbiased_running_var=unbiased_running_var,
+    )
     if counter is not None:
         counter.add_(1)
     return y

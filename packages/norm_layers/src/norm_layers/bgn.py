@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from norm_layers.base import ChannelAffine, FloatStatistics, check_momentum, normalise
+from norm_layers.base import ChannelAffine, FloatStatistics, check_momentum, lift_half, normalise
 from norm_layers.fold import NormState, fold_batch_norm
 from norm_layers.functional import UNEVEN_CHOICES, Uneven, channel_affine, groups_in_force
 from norm_layers.shapes import (
@@ -31,8 +31,15 @@ class BatchGroupNorm(FloatStatistics, ChannelAffine):
 
     The running statistics live in the child `statistics`, an `nn.BatchNorm1d(G, affine=False)`, so that torch's
     tools for batch norm (convert_sync_batchnorm, update_bn, torch.func.replace_all_batch_norm_modules_, freezing)
-    work on it. They stay float32 in a half-precision model. A state dict of `nn.BatchNorm2d` loads: its statistics
-    are folded so that evaluation gives the same output.
+    work on it. They are float32 in a half-precision model.
+
+    A state dict of `nn.BatchNorm2d` loads: its statistics are folded so that evaluation gives the same output at
+    every resolution. A state dict does not say which eps it was trained with; this layer's own is taken. Where that
+    differs, or training goes on at G above C, load it into a net of batch norms and use `convert_norm`, which knows
+    eps and has `statistics="repeat"`.
+
+    The state dict also tells, as extra state, the spatial shape of the last training batch: where G does not divide
+    C, running statistics belong to places in the map, and evaluation at another shape is logged once.
 
     Args:
         num_channels: C.
@@ -53,7 +60,7 @@ class BatchGroupNorm(FloatStatistics, ChannelAffine):
         BGN paper, eq. 8-9 with S = D/G, and eq. 4-5.
     """
 
-    _version = 1
+    _version = 2  # 2: the spatial shape of training as extra state; state dicts without it load too
 
     def __init__(
         self,
@@ -79,12 +86,15 @@ class BatchGroupNorm(FloatStatistics, ChannelAffine):
         )
         self.all_reduce: AllReduce | None = None
         self._trained_spatial: tuple[int, ...] | None = None
+        self._lift_statistics()
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise an input of shape (N, C, *spatial)."""
         check_input(x, self.num_channels)
         if not torch.compiler.is_compiling():
             self._report_shape(x)
+        if self._updates_statistics and not torch.compiler.is_exporting():
+            self._trained_spatial = tuple(x.shape[2:])
         if isinstance(self.statistics, nn.SyncBatchNorm):
             return self._forward_synchronised(x)
         return normalise(
@@ -102,6 +112,21 @@ class BatchGroupNorm(FloatStatistics, ChannelAffine):
         """Set the scale to 1, the shift to 0 and the running statistics to mean 0 and variance 1."""
         super().reset_parameters()
         self.statistics.reset_running_stats()
+        self._trained_spatial = None
+
+    def get_extra_state(self) -> Tensor:
+        """Give the spatial shape of the last training batch: three sizes, -1 for axes not there, 0 if unknown."""
+        spatial = (0, 0, 0) if self._trained_spatial is None else self._trained_spatial
+        return torch.tensor([*spatial, *[-1] * (3 - len(spatial))], device="cpu")
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take the spatial shape of the last training batch from a state dict.
+
+        Args:
+            state: As `get_extra_state` gives it.
+        """
+        sizes = state.tolist()
+        self._trained_spatial = tuple(size for size in sizes if size >= 0) if any(sizes) else None
 
     def extra_repr(self) -> str:
         """Give the options for `repr`; momentum and tracking are shown by the child."""
@@ -109,8 +134,19 @@ class BatchGroupNorm(FloatStatistics, ChannelAffine):
             f"uneven={self.uneven!r}, unbiased_running_var={self.unbiased_running_var}"
         )
 
+    @property
+    def _updates_statistics(self) -> bool:
+        """Whether a forward pass moves the running statistics now."""
+        owner = self.statistics
+        return owner.training and owner.track_running_stats and owner.running_mean is not None
+
     def _forward_synchronised(self, x: Tensor) -> Tensor:
         """Normalise through the SyncBatchNorm that `convert_sync_batchnorm` put in the child's place."""
+        if self._updates_statistics and not self.unbiased_running_var:
+            raise ValueError(
+                "unbiased_running_var must be True under nn.SyncBatchNorm, which knows no other; got False. "
+                "Use norm_layers.synchronise_statistics instead of convert_sync_batchnorm."
+            )
         num_groups = groups_in_force(x.shape, num_groups=self.num_groups, uneven=self.uneven)
         num_elements = math.prod(x.shape[1:])
         if num_elements % num_groups != 0 or num_groups != self.num_groups:
@@ -132,10 +168,9 @@ class BatchGroupNorm(FloatStatistics, ChannelAffine):
                 f"BatchGroupNorm: G={self.num_groups} does not divide C·H·W={num_elements} "
                 f"(C={self.num_channels}, spatial {spatial}); groups of {size + 1} and {size} elements."
             )
-        if self.statistics.training:
-            self._trained_spatial = spatial
-        elif (
-            self.num_channels % self.num_groups != 0
+        if (
+            not self.statistics.training
+            and self.num_channels % self.num_groups != 0
             and self._trained_spatial not in (None, spatial)
             and self.statistics.running_mean is not None
         ):
@@ -153,11 +188,17 @@ class BatchGroupNorm(FloatStatistics, ChannelAffine):
                 error_messages: list[str] = args[-1]
                 error_messages.append(f"{prefix}running_mean: {error}")
                 return
+        if prefix + "statistics.running_mean" in state_dict:
+            self._trained_spatial = None  # the old one does not belong to these statistics
         super()._load_from_state_dict(state_dict, prefix, *args)
+        # Batch norms, and this layer up to version 1, do not save it; nor does a batch norm's own version tell.
+        missing_keys: list[str] = args[2]
+        if prefix + "_extra_state" in missing_keys:
+            missing_keys.remove(prefix + "_extra_state")
 
     def _fold_batch_norm_keys(self, state_dict: dict[str, Any], prefix: str) -> None:
         """Replace the keys of a batch norm by those of this layer, with the same output in evaluation."""
-        mean, var = (state_dict.pop(prefix + name) for name in ("running_mean", "running_var"))
+        mean, var = (lift_half(state_dict.pop(prefix + name)) for name in ("running_mean", "running_var"))
         count = state_dict.pop(prefix + "num_batches_tracked", torch.zeros((), dtype=torch.long))
         if self.statistics.running_mean is None:
             raise ValueError("track_running_stats must be True to load the running statistics of a batch norm.")
@@ -165,7 +206,10 @@ class BatchGroupNorm(FloatStatistics, ChannelAffine):
             raise ValueError(
                 f"running_mean of a batch norm must have {self.num_channels} elements; got {tuple(mean.shape)}."
             )
-        source = NormState(mean, var, state_dict.get(prefix + "weight"), state_dict.get(prefix + "bias"))
+        affine = [state_dict.get(prefix + name) for name in ("weight", "bias")]
+        if self.weight is not None:  # folded in the dtype of this layer: a half-precision one would round
+            affine = [None if p is None else p.to(torch.promote_types(p.dtype, self.weight.dtype)) for p in affine]
+        source = NormState(mean, var, *affine)
         folded = fold_batch_norm(source, num_groups=self.num_groups, source_eps=self.eps, eps=self.eps)
         if folded.weight is not None and not self.affine:
             raise ValueError(

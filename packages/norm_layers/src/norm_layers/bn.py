@@ -14,7 +14,7 @@ class BatchNorm(FloatStatistics, nn.BatchNorm2d):
 
     Shapes: input and output (N, C, *spatial); weight, bias and running statistics (C,). In training the batch's
     statistics normalise and the running ones follow; in evaluation the running ones normalise. The running
-    statistics stay float32 in a half-precision model.
+    statistics are float32 in a half-precision model.
 
     Args:
         num_channels: C.
@@ -44,6 +44,7 @@ class BatchNorm(FloatStatistics, nn.BatchNorm2d):
         check_momentum(momentum)
         super().__init__(num_channels, eps, momentum, affine, track_running_stats)
         self.all_reduce: AllReduce | None = None
+        self._lift_statistics()
 
     @property
     def num_channels(self) -> int:

@@ -1,25 +1,28 @@
 """Swap the norm layers of any torch model, keeping what it computes in evaluation where that is possible."""
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from dataclasses import replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 
-from norm_layers.base import ChannelAffine
+from norm_layers.base import lift_half
 from norm_layers.bgn import BatchGroupNorm
+from norm_layers.bn import BatchNorm
 from norm_layers.factory import NormFactory
 from norm_layers.fold import NormState, fold_batch_norm, pool_channel_statistics
 from norm_layers.functional import Uneven
+from norm_layers.gbgn import GeneralBatchGroupNorm
 from norm_layers.gn import Fallback
-from norm_layers.identity import NoNorm
-from norm_layers.shapes import check_choice
+from norm_layers.parts import NormParts, is_called_norm, read_norm
+from norm_layers.shapes import check_choice, warn_once
+from norm_layers.statistics import freeze_statistics, is_batch_statistic_norm, is_frozen
 from norm_layers.virtual import VirtualWorkerNorm
 
-StatisticsTransfer = Literal["fold", "pool", "fresh"]
+StatisticsTransfer = Literal["fold", "repeat", "pool", "fresh"]
 
 
 def convert_norm(
@@ -38,20 +41,25 @@ def convert_norm(
     """Replace every norm layer of a model by another norm.
 
     Replaced are torch's BatchNorm (also SyncBatchNorm), GroupNorm and InstanceNorm, and all layers of this package.
-    Each new layer takes channels, eps, momentum, affine parameters, tracking, mode, device and dtype from the old.
+    Each new layer takes channels, eps, momentum, affine parameters, tracking, mode, device and dtype from the old,
+    and so it does a frozen state (`freeze_statistics`) and synchronisation over ranks (`synchronise_statistics` or
+    SyncBatchNorm) where it has batch statistics. Other layers called norms are left, and logged once.
 
     Running statistics go from bn, gbgn and bgn to bn, gbgn and bgn. "fold" keeps the output in evaluation as it is,
-    for any G: what G groups cannot say goes into weight and bias. (Where C divides G, maps must be cut into whole
-    bands, H·W a multiple of G/C.) "pool" gives groups the statistics of their channels and keeps weight and bias;
-    it is the better start for more training. "fresh" starts from mean 0, variance 1. GN, IN, LN and PN have no
-    running statistics: to and from them only weight and bias are carried, and the function changes.
+    for any G and at every resolution: what G groups cannot say goes into weight and bias. Where G does not divide C
+    that is all of the old norm, which in training does not fit the batch's statistics. For more training "repeat" is
+    the better start there: as "fold", but where C divides G, the groups of a channel take its statistics, and
+    weight and bias stay; the output in evaluation is then the same only where G/C divides H·W. "pool" gives groups
+    the statistics of their channels and keeps weight and bias at any G. "fresh" starts from mean 0, variance 1. GN,
+    IN, LN and PN have no running statistics: to and from them only weight and bias are carried, and the function
+    changes.
 
     Args:
         model: Any model; changed in place.
         name: Key of `NORMS`, or "package.module:Class".
         num_groups: As in `make_norm`.
         batch_size: As in `make_norm`.
-        statistics: "fold", "pool" or "fresh".
+        statistics: "fold", "repeat", "pool" or "fresh".
         virtual_workers: As in `make_norm`, like the rest.
         fallback: GN where G does not divide C. None for "flat".
         uneven: BGN and GBGN where G does not divide C·H·W. None for "split".
@@ -62,8 +70,10 @@ def convert_norm(
         The model; a new layer if the model itself is a norm.
 
     Raises:
-        ValueError: If an option is wrong, or folding needs affine parameters that a layer does not have, or channel
-            statistics that a BGN with more groups than channels does not have.
+        ValueError: If an option is wrong; if there is no layer to replace; if folding needs affine parameters that a
+            layer does not have, or channel statistics that a BGN does not have whose G does not divide C (unless all
+            its groups have the same, as after a fold); or if a layer is synchronised and the new one is for parts of
+            the batch (virtual workers, ghost batches).
     """
     check_choice("statistics", statistics, get_args(StatisticsTransfer))
     factory = NormFactory(
@@ -77,12 +87,27 @@ def convert_norm(
         ghost_size=ghost_size,
     )
     default_device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    replaced, left = Counter[str](), Counter[str]()
 
     def convert(layer: str, module: nn.Module) -> nn.Module | None:
-        source = _read_norm(layer, module)
-        return None if source is None else _convert_layer(source, factory, statistics, default_device)
+        source = read_norm(layer, module)
+        if source is None:
+            if is_called_norm(module):
+                left[f"{type(module).__module__}.{type(module).__qualname__}"] += 1
+            return None
+        replaced[type(module).__name__] += 1
+        return _convert_layer(source, factory, statistics, default_device)
 
-    return replace_layers(model, convert)
+    model = replace_layers(model, convert)
+    found = ", ".join(f"{count} {kind}" for kind, count in left.items())
+    if not replaced:
+        raise ValueError(
+            "model must have a BatchNorm, GroupNorm or InstanceNorm of torch, or a layer of norm_layers, to replace; "
+            f"got {type(model).__name__} with {found or 'no norm'}."
+        )
+    if left:
+        warn_once(f"convert_norm: replaced {sum(replaced.values())} norm layers; left as they are: {found}.")
+    return model
 
 
 def replace_layers(model: nn.Module, replacement: Callable[[str, nn.Module], nn.Module | None]) -> nn.Module:
@@ -113,58 +138,8 @@ def replace_layers(model: nn.Module, replacement: Callable[[str, nn.Module], nn.
     return visit("", model)
 
 
-@dataclass(frozen=True, eq=False)
-class _Norm:
-    """A norm layer taken apart; `running_*` have one element per group, per channel for batch norm."""
-
-    name: str
-    module: nn.Module
-    num_channels: int
-    eps: float
-    momentum: float | None
-    weight: Tensor | None
-    bias: Tensor | None
-    tracks: bool = True
-    running_mean: Tensor | None = None
-    running_var: Tensor | None = None
-    num_batches_tracked: Tensor | None = None
-
-
-def _read_norm(name: str, module: nn.Module) -> _Norm | None:
-    """Take a norm layer apart; None for any other module."""
-    if isinstance(module, VirtualWorkerNorm):
-        module = module.norm
-    if isinstance(module, BatchGroupNorm):
-        owner = module.statistics
-        norm = _Norm(name, module, module.num_channels, owner.eps, owner.momentum, module.weight, module.bias)
-        return replace(norm, **_running_statistics(owner))
-    if isinstance(module, _BatchNorm):
-        if isinstance(module, nn.modules.lazy.LazyModuleMixin):
-            raise ValueError(f"layer {name!r} must be initialised before it is converted; run the model once.")
-        norm = _Norm(name, module, module.num_features, module.eps, module.momentum, module.weight, module.bias)
-        return replace(norm, **_running_statistics(module))
-    if isinstance(module, _InstanceNorm):
-        return _Norm(name, module, module.num_features, module.eps, 0.1, module.weight, module.bias)
-    if isinstance(module, (nn.GroupNorm, ChannelAffine)):
-        return _Norm(name, module, module.num_channels, module.eps, 0.1, module.weight, module.bias)
-    if isinstance(module, NoNorm):
-        ones, zeros = torch.ones(module.num_channels), torch.zeros(module.num_channels)
-        return _Norm(name, module, module.num_channels, 1e-5, 0.1, ones, zeros)
-    return None
-
-
-def _running_statistics(owner: _BatchNorm) -> dict[str, Any]:
-    """Give the fields of `_Norm` that concern running statistics."""
-    return {
-        "tracks": owner.running_mean is not None,
-        "running_mean": owner.running_mean,
-        "running_var": owner.running_var,
-        "num_batches_tracked": owner.num_batches_tracked,
-    }
-
-
 def _convert_layer(
-    source: _Norm, factory: NormFactory, statistics: StatisticsTransfer, default_device: torch.device
+    source: NormParts, factory: NormFactory, statistics: StatisticsTransfer, default_device: torch.device
 ) -> nn.Module:
     """Build the new layer and carry parameters and statistics over."""
     affine = source.weight is not None
@@ -177,7 +152,6 @@ def _convert_layer(
     new.to(device=default_device if state is None else state.device)
     if source.weight is not None:
         new.to(dtype=source.weight.dtype)
-    new.train(source.module.training)
 
     weight, bias = source.weight, source.bias
     owner = inner.statistics if isinstance(inner, BatchGroupNorm) else inner
@@ -194,24 +168,52 @@ def _convert_layer(
                 getattr(owner, field).copy_(getattr(transferred, field))
             if source.num_batches_tracked is not None and owner._buffers.get("num_batches_tracked") is not None:
                 owner.get_buffer("num_batches_tracked").copy_(source.num_batches_tracked)
+        before = source.module
+        same_groups = getattr(before, "num_groups", None) == getattr(inner, "num_groups", None)
+        if isinstance(before, BatchGroupNorm) and isinstance(inner, BatchGroupNorm) and same_groups:
+            inner.set_extra_state(before.get_extra_state())
     for name, value, old in (("weight", weight, source.weight), ("bias", bias, source.bias)):
         parameter = getattr(inner, name, None)
         if parameter is not None and value is not None:
             with torch.no_grad():
                 parameter.copy_(value)
             parameter.requires_grad_(old is None or not isinstance(old, nn.Parameter) or old.requires_grad)
+    _carry_state(source, new, inner)
     return new
 
 
-def _transfer(source: _Norm, owner: nn.Module, statistics: StatisticsTransfer) -> NormState:
+def _carry_state(source: NormParts, new: nn.Module, inner: nn.Module) -> None:
+    """Carry mode, frozen state and synchronisation over to the new layer; `inner` is it without virtual workers."""
+    new.train(source.module.training)
+    owner = inner.statistics if isinstance(inner, BatchGroupNorm) else inner
+    if source.owner is not None and isinstance(owner, _BatchNorm):
+        owner.train(source.owner.training)
+        if source.owner.running_mean is not None:
+            owner.track_running_stats = source.owner.track_running_stats
+    if source.owner is not None and is_frozen(source.owner):
+        freeze_statistics(new)
+    if source.all_reduce is None or not any(is_batch_statistic_norm(module) for module in inner.modules()):
+        return
+    if new is not inner or (isinstance(inner, GeneralBatchGroupNorm) and inner.ghost_size is not None):
+        raise ValueError(
+            f"layer {source.name!r} must not be synchronised to become a norm for parts of the batch; "
+            "got synchronised statistics. Take no virtual_workers and no ghost_size."
+        )
+    if isinstance(inner, (BatchNorm, BatchGroupNorm)):
+        inner.all_reduce = source.all_reduce
+    elif not isinstance(inner, nn.SyncBatchNorm):
+        warn_once(f"convert_norm: {type(inner).__name__} cannot be synchronised; its statistics are those of a rank.")
+
+
+def _transfer(source: NormParts, owner: nn.Module, statistics: StatisticsTransfer) -> NormState:
     """Give running statistics for the new layer, and weight and bias that go with them."""
     assert source.running_mean is not None and source.running_var is not None  # noqa: PT018 - narrows both for mypy
-    mean, var = source.running_mean, source.running_var
+    mean, var = lift_half(source.running_mean), lift_half(source.running_var)
     num_groups, eps = len(owner.running_mean), owner.eps  # type: ignore[arg-type]
     kept = NormState(mean, var, source.weight, source.bias)
     if len(mean) == num_groups and source.eps == eps:
         return kept
-    if statistics == "fold" and source.num_channels % len(mean) != 0:
+    if statistics != "pool" and source.num_channels % len(mean) != 0 and not (_uniform(mean) and _uniform(var)):
         raise ValueError(
             f"layer {source.name!r} must have groups of whole channels to be folded; got {len(mean)} groups for "
             f"{source.num_channels} channels. Use statistics='pool' or 'fresh'."
@@ -221,4 +223,15 @@ def _transfer(source: _Norm, owner: nn.Module, statistics: StatisticsTransfer) -
         group_mean, group_var = pool_channel_statistics(channel_mean, channel_var, num_groups=num_groups)
         return NormState(group_mean, group_var, source.weight, source.bias)
     channels = kept._replace(running_mean=channel_mean, running_var=channel_var)
-    return fold_batch_norm(channels, num_groups=num_groups, source_eps=source.eps, eps=eps)  # type: ignore[arg-type]
+    return fold_batch_norm(
+        channels,
+        num_groups=num_groups,
+        source_eps=source.eps,
+        eps=eps,  # type: ignore[arg-type]
+        repeat=statistics == "repeat",
+    )
+
+
+def _uniform(values: Tensor) -> bool:
+    """Say whether all elements are the same."""
+    return bool((values == values[0]).all())

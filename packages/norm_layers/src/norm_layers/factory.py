@@ -36,14 +36,16 @@ class NormFactory:
             Like track_running_stats, of no effect on norms without running statistics.
         affine: Whether to learn a scale and a shift per channel.
         track_running_stats: Whether to keep running statistics.
-        virtual_workers: V; batch statistics per V-th part of a training batch (`VirtualWorkerNorm`).
+        virtual_workers: V; batch statistics per V-th part of a training batch (`VirtualWorkerNorm`), also where
+            they are those of a layer inside an outside norm.
         fallback: GN where G does not divide C: "flat", "divisor" or "error". None for the layer's default, "flat".
         uneven: BGN and GBGN where G does not divide C·H·W: "split", "error" or "clamp". None for "split".
         unbiased_running_var: BGN and GBGN: unbiased running variance. None for True.
         ghost_size: GBGN: samples that share statistics. None for the whole batch.
 
     Raises:
-        ValueError: If the name is unknown, or the norm does not have an option that is given.
+        ValueError: If the name is unknown, the norm does not have an option that is given, or an outside norm needs
+            an argument that is not given. When called, also if an outside norm cannot be built.
     """
 
     name: str
@@ -70,19 +72,28 @@ class NormFactory:
         for option in ("num_groups", "ghost_size"):
             if getattr(self, option) is not None:
                 check_positive(option, getattr(self, option))
-        self._layer_options()
+        self._check_arguments(self._layer_options())
 
     def __call__(self, num_channels: int) -> nn.Module:
         """Build the layer for `num_channels` channels."""
         layer = load_norm(self.name)
         options = self._layer_options()
+        arguments: tuple[int, ...] = (num_channels,)
         if "num_channels" in inspect.signature(layer).parameters:
-            norm = layer(num_channels=num_channels, **options)
-        else:
-            norm = layer(num_channels, **options)
+            arguments, options = (), {"num_channels": num_channels, **options}
+        try:
+            norm = layer(*arguments, **options)
+        except Exception as error:
+            if self.name in NORMS:
+                raise
+            given = ", ".join(f"{key}={value!r}" for key, value in options.items() if key != "num_channels")
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ValueError(
+                f"norm {self.name!r} must build from num_channels={num_channels}{given and ', '}{given}; got {reason}"
+            ) from error
         if not isinstance(norm, nn.Module):
             raise ValueError(f"norm must build an nn.Module; got a {type(norm).__name__} from {self.name!r}.")
-        if self.virtual_workers > 1 and is_batch_statistic_norm(norm):
+        if self.virtual_workers > 1 and any(is_batch_statistic_norm(module) for module in norm.modules()):
             return VirtualWorkerNorm(norm, self.virtual_workers)
         return norm
 
@@ -111,6 +122,31 @@ class NormFactory:
             default = default_num_groups(self.name, batch_size=self.batch_size)
             given |= {} if default is None else {"num_groups": default}
         return options | given
+
+    def _check_arguments(self, options: dict[str, Any]) -> None:
+        """Raise if the layer cannot be called with `num_channels` and these options."""
+        signature = inspect.signature(load_norm(self.name))
+        named = {"num_channels": 1} if "num_channels" in signature.parameters else {}
+        first = () if named else (1,)
+        rule = f"norm {self.name!r} must be callable with num_channels"
+        try:
+            bound = signature.bind_partial(*first, **named, **options)
+        except TypeError as error:
+            raise ValueError(f"{rule} and {', '.join(options)}; got {error}. Wrap it in a function.") from None
+        missing = [
+            parameter.name
+            for parameter in signature.parameters.values()
+            if parameter.default is parameter.empty
+            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            and parameter.name not in bound.arguments
+        ]
+        if missing:
+            advice = (
+                f"Give {' and '.join(missing)}"
+                if set(missing) <= set(_OWN)
+                else "Wrap it in a function of num_channels that gives them"
+            )
+            raise ValueError(f"{rule} and the options given; got no value for {', '.join(missing)}. {advice}.")
 
 
 norm_factory: Callable[..., NormFactory] = NormFactory

@@ -59,19 +59,23 @@ def pool_channel_statistics(
     return group_mean.to(mean.dtype), group_var.to(var.dtype)
 
 
-def fold_batch_norm(batch_norm: NormState, *, num_groups: int, source_eps: float, eps: float) -> NormState:
-    """Turn a batch norm into a batch group norm with the same output in evaluation.
+def fold_batch_norm(
+    batch_norm: NormState, *, num_groups: int, source_eps: float, eps: float, repeat: bool = False
+) -> NormState:
+    """Turn a batch norm into a batch group norm with the same output in evaluation, at every resolution.
 
     With s = sqrt(var + eps): G dividing C gives weight' = weight · s_g / s_c and
-    bias' = bias + weight · (m_g - m_c) / s_c over pooled statistics. C dividing G repeats the statistics and keeps
-    the affine parameters, which is exact on maps whose H·W the quotient G/C divides. Any other G straddles
-    channels: statistics (0, 1 - eps) and the whole batch norm in weight' and bias'.
+    bias' = bias + weight · (m_g - m_c) / s_c over pooled statistics. Any other G has groups that may hold parts of
+    several channels, depending on H·W: statistics (0, 1 - eps) and the whole batch norm in weight' and bias'.
 
     Args:
         batch_norm: Running statistics and affine parameters per channel.
         num_groups: G.
         source_eps: eps of the batch norm.
         eps: eps of the result.
+        repeat: Where C divides G, give all groups of a channel its statistics and keep weight and bias instead. In
+            training the layer then starts from the batch norm's own scale and shift, but in evaluation the output
+            is the same only on maps whose H·W the quotient G/C divides.
 
     Returns:
         Statistics of length G and affine parameters of length C; None for a parameter that was None and stays so.
@@ -81,13 +85,14 @@ def fold_batch_norm(batch_norm: NormState, *, num_groups: int, source_eps: float
     """
     mean, var, weight, bias = batch_norm
     num_channels = len(mean)
-    if num_groups % num_channels == 0 and source_eps == eps:
+    one_channel_each = num_groups == num_channels or (repeat and num_groups % num_channels == 0)
+    if one_channel_each and source_eps == eps:
         return NormState(*pool_channel_statistics(mean, var, num_groups=num_groups), weight, bias)
     dtype = mean.dtype if weight is None else weight.dtype
     scale = torch.ones_like(mean) if weight is None else weight
     shift = torch.zeros_like(mean) if bias is None else bias
     mean, var, scale, shift = (values.detach().double() for values in (mean, var, scale, shift))
-    if num_channels % num_groups == 0 or num_groups % num_channels == 0:
+    if num_channels % num_groups == 0 or one_channel_each:
         group_mean, group_var = pool_channel_statistics(mean, var, num_groups=num_groups)
     else:
         group_mean, group_var = mean.new_zeros(num_groups), mean.new_full((num_groups,), 1.0 - eps)

@@ -45,7 +45,7 @@ def group_blocks(num_elements: int, *, num_groups: int) -> tuple[GroupBlock, ...
     Returns:
         One block where G divides D, otherwise two.
     """
-    size, num_larger = divmod(num_elements, num_groups)
+    size, num_larger = num_elements // num_groups, num_elements % num_groups  # divmod cannot be traced
     if num_larger == 0:
         return (GroupBlock(0, num_groups, 0, size),)
     larger = GroupBlock(0, num_larger, 0, size + 1)

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from norm_layers.functional import channel_affine, group_blocks, groups_in_force
-from norm_layers.shapes import Float, restore_memory_format
+from norm_layers.functional import channel_affine, group_blocks
+from norm_layers.shapes import Float, describe_shape, restore_memory_format
 
 
 def group_norm(
@@ -78,7 +78,11 @@ def flat_group_norm(
     if x.numel() == 0:
         return channel_affine(x, x, weight, bias)
     num_samples, num_elements = x.shape[0], math.prod(x.shape[1:])
-    num_groups = groups_in_force(x.shape, num_groups=num_groups, uneven="split")
+    if num_groups > num_elements:
+        raise ValueError(
+            f"num_groups must be at most D = C·H·W; got {describe_shape(x.shape, num_groups)}. "
+            "Take fewer groups, or fallback='divisor' for a divisor of C."
+        )
     flat = x.reshape(num_samples, num_elements)
     pieces = []
     for _, block_groups, first_element, group_size in group_blocks(num_elements, num_groups=num_groups):

@@ -89,10 +89,23 @@ def unfreeze_statistics(model: nn.Module) -> nn.Module:
         The model.
     """
     for module in model.modules():
-        if owns_running_statistics(module) and _is_frozen(module):
+        if owns_running_statistics(module) and is_frozen(module):
             del module.__dict__["train"]
             module.train(model.training)
     return model
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Say whether `freeze_statistics` froze a module.
+
+    Args:
+        module: A module that owns running statistics; of a BGN, its child `statistics`.
+
+    Returns:
+        Whether it stays in evaluation mode until `unfreeze_statistics`.
+    """
+    stand_in: Any = module.__dict__.get("train")
+    return isinstance(stand_in, functools.partial) and stand_in.func is _stay_frozen
 
 
 class _SavedNorm:
@@ -109,7 +122,7 @@ class _SavedNorm:
 
     def hold(self, mode: FrozenMode) -> None:
         """Fix the statistics that the norm uses, unless it is frozen already."""
-        if _is_frozen(self.module):
+        if is_frozen(self.module):
             return
         if mode == "train" and isinstance(getattr(self.module, "track_running_stats", None), bool):
             self.module.track_running_stats = False  # type: ignore[assignment]
@@ -136,12 +149,6 @@ def _stay_frozen(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: AR
 def _keep_mode(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001 - the signature of train()
     """Stand in for `module.train(mode)` inside a `frozen_statistics` block."""
     return module
-
-
-def _is_frozen(module: nn.Module) -> bool:
-    """Say whether `freeze_statistics` was called on the module."""
-    stand_in: Any = module.__dict__.get("train")
-    return isinstance(stand_in, functools.partial) and stand_in.func is _stay_frozen
 
 
 def _same_bits(left: Tensor, right: Tensor) -> bool:

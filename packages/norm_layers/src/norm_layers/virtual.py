@@ -19,7 +19,7 @@ class VirtualWorkerNorm(nn.Module):
     those of the wrapped norm, so checkpoints pass between wrapped and unwrapped nets both ways.
 
     Args:
-        norm: Norm layer with batch statistics.
+        norm: Norm layer with batch statistics, its own or those of layers inside it.
         num_workers: V; training batches must be multiples of it.
         running_statistics: Which batch statistics the running ones follow: "rank0" those of the first worker, as
             `DistributedDataParallel` does by broadcasting rank 0's buffers; "mean" the average over the workers.
