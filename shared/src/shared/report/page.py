@@ -190,7 +190,7 @@ def _section(anchor: str, section: Section, figures: str, *, alone: bool) -> str
         parts.append(paragraph(f"Readings of the paper in force: {'; '.join(readings)}.", class_="note"))
     parts.append(figures)
     parts += [element("h3", "Cost"), cost_tables(section.records)]
-    text = "As it was on the machine at the time, other work included: no comparison of speed unless nothing else ran."
+    text = "As it was on the machine at the time, other work included: these are no comparison of the norms' speed."
     parts += [paragraph(text, class_="note"), element("h3", "Details")]
     for experiment in section.experiments:
         details = experiment_details(experiment)
