@@ -45,7 +45,7 @@ def final_screen(run: Run, record: dict[str, Any], *, report: Path | None = None
     ours = "diverged" if record["status"] == "diverged" else _number(headline) if headline else "X"
     groups = "" if record["num_groups"] is None else f", G = {record['num_groups']}"
     wandb = record["wandb"]
-    tracked = {"off": "off", "offline": f"offline in {run.path / 'wandb'}; .venv/bin/wandb login, then it is online"}
+    tracked = {"off": "off", "offline": f"offline in {run.path / 'wandb'}; to log online: .venv/bin/wandb login"}
     data = record["dataset"]
     lines = {
         f"{record['headline']}": f"{ours}   [{record['selection']}]",
