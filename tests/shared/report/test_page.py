@@ -288,3 +288,15 @@ def test_tables_that_are_gone_are_removed_and_nothing_else(tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["generated.txt", "kept.md", "new.md", "own.md"]
     assert (folder / "kept.md").read_text(encoding="utf-8") == "2"
     assert (tmp_path / "outside.md").exists()
+
+
+def test_the_reader_s_own_runs_come_first_and_are_told_from_the_published_ones(make_record):
+    records = [make_record("bn", 60.0, config="a"), make_record("bn", 61.0, config="b", seed=1)]
+    sections = make_sections(split_into_experiments([parse_record(json.dumps(record)) for record in records]))
+    theirs = frozenset({records[0]["run"]})
+    page = render_page(sections, (), published=theirs)
+    assert "2 training runs (1 of yours, 1 published with the suite)" in page
+    headings = [section.heading for section in sections]
+    assert page.index(f">{headings[1]}<") < page.index(f">{headings[0]}<")
+    for nobodys in (frozenset(), frozenset(record["run"] for record in records)):
+        assert "of yours" not in render_page(sections, (), published=nobodys)

@@ -1,6 +1,6 @@
 """The report as one HTML page that needs nothing but itself: no scripts, no addresses, no dates."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from shared.report.aggregate import Grid, Row, norm_labels
@@ -82,20 +82,27 @@ def _spread(columns: Sequence[Column]) -> list[Column]:
     return [columns[0], columns[len(columns) // 2], columns[-1]]
 
 
-def render_page(sections: Sequence[Section], left_out: Sequence[LeftOut]) -> str:
-    """Write the whole page.
+def render_page(sections: Sequence[Section], left_out: Sequence[LeftOut], *, published: Set[str] = frozenset()) -> str:
+    """Write the whole page, experiments with the reader's own runs first.
 
     Args:
         sections: In the order of the page.
         left_out: What was found and not used.
+        published: Names of the runs that came with the suite and are not the reader's.
 
     Returns:
         A complete HTML document, the same bytes for the same records.
     """
+    own = [sum(record.run not in published for record in section.records) for section in sections]
     num_runs = sum(len(section.records) for section in sections)
+    sections = [*(s for s, n in zip(sections, own) if n), *(s for s, n in zip(sections, own) if not n)]
     parts = [element("h1", escape(TITLE))]
     if sections:
-        parts += [_introduction(num_runs, len(sections), left_out), _overview(sections), _how_to_read(sections)]
+        parts += [
+            _introduction(num_runs, sum(own), len(sections), left_out),
+            _overview(sections),
+            _how_to_read(sections),
+        ]
         spent = 0
         for number, section in enumerate(sections, start=1):
             figures = _figures(f"e{number}", draw_section(section)) if spent < FIGURE_BUDGET else _not_drawn(section)
@@ -114,12 +121,13 @@ def render_page(sections: Sequence[Section], left_out: Sequence[LeftOut]) -> str
     return f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
 
 
-def _introduction(num_runs: int, num_sections: int, left_out: Sequence[LeftOut]) -> str:
+def _introduction(num_runs: int, num_own: int, num_sections: int, left_out: Sequence[LeftOut]) -> str:
+    origin = f" ({num_own} of yours, {num_runs - num_own} published with the suite)" if 0 < num_own < num_runs else ""
     text = (
-        f"{plural(num_runs, 'training run')} in {plural(num_sections, 'experiment')}. In a column of a table only the "
-        "normalization layer changes, as far as the records tell; a line that begins with “Mind” says where they tell "
-        "of more. Beside ours stand the numbers of the paper “Batch Group Normalization” (Zhou et al. 2020), which "
-        "proposed BGN."
+        f"{plural(num_runs, 'training run')}{origin} in {plural(num_sections, 'experiment')}. "
+        "In a column of a table only the normalization layer changes, as far as the records tell; "
+        "a line that begins with “Mind” says where they tell of more. "
+        "Beside ours stand the numbers of the paper “Batch Group Normalization” (Zhou et al. 2020), where BGN is from."
     )
     note = f"{plural(len(left_out), 'record')} could not be used; see “Left out” below." if left_out else ""
     return paragraph(text, class_="lead") + (paragraph(note, class_="note") if note else "")

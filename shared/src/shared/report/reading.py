@@ -5,7 +5,7 @@ A record that cannot be trusted is never averaged and never stops the report.
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shared.report.records import BadRecordError, Record, canonical_json, parse_record
@@ -33,10 +33,12 @@ class RecordSet:
     Args:
         records: Usable records, one per run name, in the order of the run names.
         left_out: Everything else.
+        published: Names of the runs that are among the published ones.
     """
 
     records: tuple[Record, ...]
     left_out: tuple[LeftOut, ...]
+    published: frozenset[str] = frozenset()
 
     def of_task(self, task: str | None) -> "RecordSet":
         """Keep the records of one task.
@@ -52,7 +54,8 @@ class RecordSet:
             return self
         if task not in tasks:
             raise ValueError(f"task must be one that has runs ({', '.join(tasks)}); got {task!r}.")
-        return RecordSet(tuple(record for record in self.records if record.task == task), self.left_out)
+        kept = tuple(record for record in self.records if record.task == task)
+        return replace(self, records=kept)
 
 
 def read_records(*, runs: Path | None, results: Path | None) -> RecordSet:
@@ -70,6 +73,7 @@ def read_records(*, runs: Path | None, results: Path | None) -> RecordSet:
     """
     chosen: dict[str, Record] = {}
     left_out: list[LeftOut] = []
+    published = set()
     for source, text in _sources(runs=runs, results=results):
         try:
             record = parse_record(text)
@@ -77,10 +81,12 @@ def read_records(*, runs: Path | None, results: Path | None) -> RecordSet:
             left_out.append(LeftOut(source, str(error)))
             continue
         known = chosen.setdefault(record.run, record)
+        if not source.endswith(RECORD_FILE):
+            published.add(record.run)
         if known is not record and canonical_json(known.raw) != canonical_json(record.raw):
             reason = f"a different record of the run {record.run} was read before this one, and is used"
             left_out.append(LeftOut(source, reason))
-    return RecordSet(tuple(chosen[name] for name in sorted(chosen)), tuple(left_out))
+    return RecordSet(tuple(chosen[name] for name in sorted(chosen)), tuple(left_out), frozenset(published))
 
 
 def _sources(*, runs: Path | None, results: Path | None) -> Iterator[tuple[str, str | None]]:

@@ -30,7 +30,7 @@ def write_report(found: RecordSet, out: Path) -> list[Section]:
     """
     sections = make_sections(split_into_experiments(found.records))
     out.mkdir(parents=True, exist_ok=True)
-    replace_file(out / "report.html", render_page(sections, found.left_out))
+    replace_file(out / "report.html", render_page(sections, found.left_out, published=found.published))
     replace_file(out / "results.csv", runs_csv(found.records))
     replace_file(out / "results.md", results_markdown(sections, found))
     write_folder(out / "tables", table_files(sections))
