@@ -162,12 +162,16 @@ def test_zero_init_residual_makes_blocks_their_shortcut(name, last, norm_layer):
         (
             "resnet5",
             {},
-            "backbone must be one of resnet18, resnet50, resnet20, resnet32, resnet56; got resnet5. "
-            "Did you mean resnet56?",
+            "backbone must be one of resnet18, resnet50, resnet20, resnet32, resnet56; got 'resnet5'. "
+            "Did you mean 'resnet56'?",
         ),
-        ("vgg", {}, "backbone must be one of resnet18, resnet50, resnet20, resnet32, resnet56; got vgg."),
-        ("resnet20", {"stem": "conv5"}, "stem must be one of conv7, conv3, conv3_stride2; got conv5."),
-        ("resnet20", {"shortcut": "none"}, "shortcut must be one of identity, projection; got none."),
+        ("vgg", {}, "backbone must be one of resnet18, resnet50, resnet20, resnet32, resnet56; got 'vgg'."),
+        (
+            "resnet20",
+            {"stem": "conv5"},
+            "stem must be one of conv7, conv3, conv3_stride2; got 'conv5'. Did you mean 'conv7'?",
+        ),
+        ("resnet20", {"shortcut": "none"}, "shortcut must be one of identity, projection; got 'none'."),
         ("resnet20", {"num_classes": 0}, "num_classes must be at least 1; got 0."),
         ("resnet20", {"width": 0}, "width must be at least 1; got 0."),
         ("resnet18", {"width": 32}, "width must be left out with resnet18, whose width is fixed; got 32."),

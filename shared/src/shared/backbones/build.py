@@ -8,6 +8,7 @@ from torchvision.models.resnet import ResNet
 
 from shared.backbones.cifar_resnet import BasicBlock, CifarResNet
 from shared.backbones.names import check_stem, resolve_backbone
+from shared.errors import choose
 
 _RESIDUAL_BLOCKS = (BasicBlock, resnet.BasicBlock, resnet.Bottleneck)
 _SHORTCUTS = ("identity", "projection")
@@ -54,8 +55,8 @@ def build_backbone(
             raise ValueError(f"{option} must be at least 1; got {value}.")
     model: ResNet | CifarResNet
     if len(spec.blocks_per_stage) == 3:
-        if shortcut not in (None, *_SHORTCUTS):
-            raise ValueError(f"shortcut must be one of {', '.join(_SHORTCUTS)}; got {shortcut}.")
+        if shortcut is not None:
+            choose("shortcut", shortcut, _SHORTCUTS)
         model = CifarResNet(
             spec.blocks_per_stage[0],
             num_classes=num_classes,

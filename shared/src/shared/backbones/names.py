@@ -1,7 +1,8 @@
 """Names and facts of the backbones, without torch: for the choices of a command line and for validation."""
 
-import difflib
 from dataclasses import dataclass
+
+from shared.errors import choose
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,7 @@ def resolve_backbone(name: str) -> BackboneSpec:
     Raises:
         ValueError: The name is unknown; the message names the nearest one and all choices.
     """
-    if name not in BACKBONES:
-        raise ValueError(_unknown("backbone", name, tuple(BACKBONES)))
-    return BACKBONES[name]
+    return BACKBONES[choose("backbone", name, BACKBONES)]
 
 
 def check_stem(name: str) -> str:
@@ -74,12 +73,4 @@ def check_stem(name: str) -> str:
     Raises:
         ValueError: The name is unknown; the message names the nearest one and all choices.
     """
-    if name not in STEMS:
-        raise ValueError(_unknown("stem", name, tuple(STEMS)))
-    return name
-
-
-def _unknown(what: str, name: str, choices: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(name, choices, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    return f"{what} must be one of {', '.join(choices)}; got {name}.{hint}"
+    return choose("stem", name, STEMS)
