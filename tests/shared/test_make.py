@@ -10,7 +10,15 @@ from norm_layers.registry import NORMS
 from shared import bootstrap
 from shared.catalog import ROOT, RUN_VARIABLES, load_tasks
 from shared.errors import UserError
-from shared.make import TARGETS, command_line, help_text, read_variables, run_arguments, target_commands
+from shared.make import (
+    TARGETS,
+    child_environment,
+    command_line,
+    help_text,
+    read_variables,
+    run_arguments,
+    target_commands,
+)
 
 TASKS = load_tasks()
 CONFIG = TASKS["classification"].configs["default"]
@@ -146,6 +154,17 @@ def test_make_answers_a_mistake_in_one_line_with_code_2(words, expected):
     assert errors[0].startswith("error: ")
     assert expected in errors[0]
     assert not done.stdout
+
+
+def test_commands_get_no_make_variables_and_wait_without_spinning(monkeypatch):
+    monkeypatch.setenv("MAKEFLAGS", "s")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    environment = child_environment("make x=1")
+    assert "MAKEFLAGS" not in environment
+    assert environment["NORM_SUITE_COMMAND"] == "make x=1"
+    assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert child_environment()["OMP_WAIT_POLICY"] == "ACTIVE"
 
 
 def test_a_machine_without_a_gpu_gets_no_gpu_libraries():

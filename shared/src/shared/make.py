@@ -181,6 +181,8 @@ def child_environment(command: str | None = None) -> dict[str, str]:
     """Return the environment of a command: without make's own variables, with the run's command where there is one."""
     own = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL")
     environment = {name: value for name, value in os.environ.items() if name not in own}
+    # threads that wait by spinning make small networks ten times slower as soon as another process wants a core
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return environment | ({} if command is None else {"NORM_SUITE_COMMAND": command})
 
 
@@ -218,7 +220,7 @@ def carry_out(target: str, variables: dict[str, str]) -> int:
             choices = f"one of {', '.join(allowed)}" if allowed else "left out"
             raise UserError(f"variable of make {target} must be {choices}; got {name!r}.")
     if target == "help":
-        print(help_text(tasks))
+        print(help_text(tasks), flush=True)
         return 0
     if target == "setup":
         bootstrap.ensure(quiet=False)
@@ -289,6 +291,9 @@ def main() -> int:
         return carry_out(target, read_variables(os.environ.get("MAKEFLAGS", ""), dict(os.environ)))
     except ValueError as error:
         exit_with_usage_error(error)
+    except BrokenPipeError:  # `make help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 if __name__ == "__main__":
