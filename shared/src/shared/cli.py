@@ -46,16 +46,21 @@ def main(task: str, module: type[TaskModule], data: type[TaskData], arguments: l
     with StopSignals() as signals:
         signals.immediate = True
         try:
-            prepared = prepare(module, data, arguments, signals)
-            if prepared.resumed is not None and prepared.resumed.is_finished:
-                return show_finished(prepared.resumed)
-            return execute(prepared, task, signals)
-        except (ValueError, OSError) as error:
-            if isinstance(error, UserError) or "prepared" not in locals():
-                exit_with_usage_error(error)
-            raise
+            return execute(prepare_or_exit(module, data, arguments, signals), task, signals)
+        except UserError as error:
+            exit_with_usage_error(error)
         except Interrupted as stop:
             return stop.exit_code
+
+
+def prepare_or_exit(
+    module: type[TaskModule], data: type[TaskData], arguments: list[str] | None, signals: StopSignals
+) -> Prepared:
+    """Prepare a run; before anything is written, every bad value and missing file is the user's to mend."""
+    try:
+        return prepare(module, data, arguments, signals)
+    except (ValueError, OSError) as error:
+        exit_with_usage_error(error)
 
 
 @rank_zero_only
@@ -73,6 +78,8 @@ def show_finished(run: Run) -> int:
 
 def execute(prepared: Prepared, task: str, signals: StopSignals) -> int:
     """Carry out a prepared run and return the exit code: 0, or 128 + the signal that stopped it."""
+    if prepared.resumed is not None and prepared.resumed.is_finished:
+        return show_finished(prepared.resumed)
     if getattr(rank_zero_only, "rank", 0) != 0:
         if prepared.resumed is not None:
             prepared.checkpoint.folder = prepared.resumed.checkpoints

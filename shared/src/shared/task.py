@@ -15,7 +15,8 @@ from shared.runs import Outcome, Scalar
 class TaskData(pl.LightningDataModule, ABC):
     """The images of a run.
 
-    Every task's data module has the constructor arguments `batch_size` (images per worker and step) and `data_dir`.
+    Every task's data module has the constructor arguments `batch_size` (images per worker and step), `data_dir`,
+    `download` and `seed`, which the make interface and the run set.
     """
 
     batch_size: int

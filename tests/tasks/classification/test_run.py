@@ -31,6 +31,11 @@ def run(runs: Path, *flags: str) -> int:
     )
 
 
+def resume(folder: Path) -> int:
+    arguments = [f"--config={folder / 'config.yaml'}", f"--resume={folder}"]
+    return main("classification", ClassificationModule, ClassificationData, arguments)
+
+
 def only_run(runs: Path) -> Path:
     (folder,) = (runs / "classification").iterdir()
     return folder
@@ -129,15 +134,7 @@ def test_a_stopped_run_resumes_bit_for_bit(whole_run, tmp_path, step, number, ca
     folder = only_run(tmp_path)
     assert not (folder / "record.json").exists()
     assert f"make resume={folder}" in capsys.readouterr().out
-    assert (
-        main(
-            "classification",
-            ClassificationModule,
-            ClassificationData,
-            [f"--config={folder / 'config.yaml'}", f"--resume={folder}"],
-        )
-        == 0
-    )
+    assert resume(folder) == 0
     assert_same(folder, whole_run)
 
 
@@ -163,8 +160,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(whole_run, tmp_pat
     with pytest.raises(KeyError):
         main("classification", DyingModule, ClassificationData, [*flags, "--trainer.log_every_n_steps=1"])
     folder = only_run(tmp_path)
-    again = [f"--config={folder / 'config.yaml'}", f"--resume={folder}"]
-    assert main("classification", ClassificationModule, ClassificationData, again) == 0
+    assert resume(folder) == 0
     assert_same(folder, whole_run)
 
 
@@ -241,8 +237,7 @@ def test_a_run_that_accumulates_resumes_bit_for_bit(tmp_path, crash_at):
     with pytest.raises(KeyError):
         main("classification", CrashingModule, ClassificationData, arguments)
     folder = only_run(tmp_path / "crashed")
-    again = [f"--config={folder / 'config.yaml'}", f"--resume={folder}"]
-    assert main("classification", ClassificationModule, ClassificationData, again) == 0
+    assert resume(folder) == 0
     assert_same(folder, only_run(tmp_path / "whole"))
 
 
@@ -271,15 +266,7 @@ def test_a_run_resumes_from_any_checkpoint_within_an_epoch(whole_run, tmp_path):
     with pytest.raises(CrashError):
         main("classification", CrashingModule, ClassificationData, flags)
     folder = only_run(tmp_path)
-    assert (
-        main(
-            "classification",
-            ClassificationModule,
-            ClassificationData,
-            [f"--config={folder / 'config.yaml'}", f"--resume={folder}"],
-        )
-        == 0
-    )
+    assert resume(folder) == 0
     assert_same(folder, whole_run)
 
 

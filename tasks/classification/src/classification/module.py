@@ -90,7 +90,6 @@ class ClassificationModule(TaskModule):
         self.milestones, self.warmup_epochs = tuple(milestones), warmup_epochs
         self.weight_decay, self.momentum, self.label_smoothing = weight_decay, momentum, label_smoothing
         self.shard_workers = shard_workers
-        self.accumulate = 1
         self.train_loss, self.train_top1 = WeightedMean(), WeightedMean()
         self.top1, self.top5, self.shard_top1 = WeightedMean(), WeightedMean(), WeightedMean()
 
@@ -123,7 +122,7 @@ class ClassificationModule(TaskModule):
 
     def prepare_trainer(self, trainer: pl.Trainer) -> None:
         """Accumulate gradients over the workers that are not there, in whole steps only."""
-        self.accumulate = protocol.accumulation(
+        accumulate = protocol.accumulation(
             total_workers=self.total_workers, world_size=trainer.world_size, virtual_workers=self.virtual_workers
         )
         if trainer.accumulate_grad_batches != 1:
@@ -131,16 +130,16 @@ class ClassificationModule(TaskModule):
                 "trainer.accumulate_grad_batches must be left out: it follows from model.total_workers; "
                 f"got {trainer.accumulate_grad_batches}."
             )
-        trainer.accumulate_grad_batches = self.accumulate
+        trainer.accumulate_grad_batches = accumulate
         if trainer.max_epochs and trainer.max_epochs < (trainer.check_val_every_n_epoch or 1):
             raise UserError(
                 f"trainer.check_val_every_n_epoch must be at most the {trainer.max_epochs} epochs of the run; "
                 f"got {trainer.check_val_every_n_epoch}."
             )
-        self.num_batches_per_process = self.num_batches // trainer.world_size // self.accumulate * self.accumulate
+        self.num_batches_per_process = self.num_batches // trainer.world_size // accumulate * accumulate
         self.steps_per_epoch = steps_per_epoch(trainer, self.num_batches_per_process)
-        if self.accumulate > 1:
-            trainer.limit_train_batches = self.steps_per_epoch * self.accumulate
+        if accumulate > 1:
+            trainer.limit_train_batches = self.steps_per_epoch * accumulate
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of normalised images of shape (N, 3, H, W)."""
@@ -148,7 +147,7 @@ class ClassificationModule(TaskModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean cross-entropy of one device's batch."""
-        is_first_micro_batch = batch_idx % self.accumulate == 0
+        is_first_micro_batch = batch_idx % self.trainer.accumulate_grad_batches == 0
         if is_first_micro_batch:
             logits = self(batch.images)
         else:
@@ -295,7 +294,10 @@ class ClassificationModule(TaskModule):
             "label smoothing": (self.label_smoothing, 0.0),
             "zero-init residual": (self.zero_init_residual, False),
             "precision": (str(trainer.precision), "32-true"),
-            "share of the training batches": (self.steps_per_epoch * self.accumulate, self.num_batches_per_process),
+            "share of the training batches": (
+                self.steps_per_epoch * trainer.accumulate_grad_batches,
+                self.num_batches_per_process,
+            ),
             "gradient clipping": (trainer.gradient_clip_val, None),
         }
         differences = data.differences_from_paper()
