@@ -175,7 +175,10 @@ def train(prepared: Prepared, signals: StopSignals) -> tuple[int, str, dict[str,
         if signals.received is not None:
             raise Interrupted(signals.received)
         signals.immediate = True
-        trainer.test(module, datamodule=data, verbose=False)
+        for module.testing in module.tested_weights:
+            if module.testing == "best":
+                load_best(prepared)
+            trainer.test(module, datamodule=data, verbose=False)
         signals.immediate = False  # from here on the record is written first
     except Diverged as error:
         say(f"diverged: {error}")
@@ -185,6 +188,15 @@ def train(prepared: Prepared, signals: StopSignals) -> tuple[int, str, dict[str,
     except SIGTERMException:  # Lightning's own, where ours came too early
         return 128 + signal.SIGTERM, "stopped", {}
     return 0, "done", {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def load_best(prepared: Prepared) -> None:
+    """Give the module the weights of best.ckpt, on every rank."""
+    import torch
+
+    path = prepared.trainer.strategy.broadcast(prepared.checkpoint.folder / "best.ckpt")
+    weights = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    prepared.module.load_state_dict(weights)
 
 
 def make_record(

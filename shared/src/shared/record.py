@@ -111,6 +111,7 @@ def build_record(
         "selection": outcome.selection,
         "protocol": outcome.protocol | trainer_protocol,
         "curves": curves,
+        "items": {name: asdict(items) for name, items in outcome.items.items()},
         "paper": [asdict(cell) for cell in outcome.paper],
         "readings": outcome.readings,
         "norm_audit": norm_audit,

@@ -42,6 +42,25 @@ class Metric:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Items:
+    """What a percentage is a mean over, item by item, so that runs on the same items are compared in pairs.
+
+    The metric is ``100 * sum(hits) / (each * len(hits))``.
+
+    Args:
+        kind: What an item is, in the plural ("episodes").
+        key: Checksum of the items: two runs have the same one only if they saw the same items in the same order.
+        each: Trials of one item (the queries of an episode; 1 for an image).
+        hits: Trials that came out right, one number per item.
+    """
+
+    kind: str
+    key: str
+    each: int
+    hits: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class PaperCell:
     """Where the paper prints the number that a metric of ours stands beside.
 
@@ -75,6 +94,7 @@ class Outcome:
         paper: The paper's cells beside which our numbers stand.
         readings: How unclear places of the paper were read, where it matters to the numbers.
         curves: Metric name to (epoch, value) points.
+        items: Metric name to the items that it is a mean over, where runs can be compared item by item.
     """
 
     headline: str
@@ -85,6 +105,7 @@ class Outcome:
     paper: list[PaperCell] = field(default_factory=list)
     readings: list[str] = field(default_factory=list)
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    items: dict[str, Items] = field(default_factory=dict)
 
 
 def write_json(path: Path, value: Any) -> None:

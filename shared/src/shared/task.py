@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 from torch import Tensor, nn
@@ -47,6 +47,10 @@ class TaskModule(pl.LightningModule, ABC):
     """Whether the largest ("max") or smallest ("min") value of `monitor` is best."""
     shown: tuple[str, ...] = ("train/loss",)
     """Metrics that a line per epoch shows."""
+    tested_weights: tuple[Literal["last", "best"], ...] = ("last",)
+    """Which weights are tested after training, one after the other; "best" are those of best.ckpt."""
+    testing: Literal["last", "best"] = "last"
+    """Which weights are being tested; set by the run."""
 
     @abstractmethod
     def build(self, data: TaskData) -> None:
@@ -67,7 +71,8 @@ class TaskModule(pl.LightningModule, ABC):
         Args:
             data: The run's data.
             history: One dictionary of metrics per epoch, with its number under "epoch" (1 for the first).
-            tested: Metrics of the test after training, on the last weights; empty if training diverged.
+            tested: Metrics of the test after training, on the weights that were tested last; empty if training
+                diverged.
         """
 
     def axes(self) -> dict[str, Scalar]:

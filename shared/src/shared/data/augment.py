@@ -14,6 +14,9 @@ from torch import Tensor
 from shared.data.random import hash_uniform
 
 
+PADDING_MODES = ("zeros", "reflect")
+
+
 def random_flip(
     images: Shaped[Tensor, "N C H W"], *, indices: Int64[Tensor, " N"], seed: int, epoch: int
 ) -> Shaped[Tensor, "N C H W"]:
@@ -32,9 +35,15 @@ def random_flip(
 
 
 def random_crop_flip(
-    images: Shaped[Tensor, "N C H W"], *, indices: Int64[Tensor, " N"], seed: int, epoch: int, padding: int = 4
+    images: Shaped[Tensor, "N C H W"],
+    *,
+    indices: Int64[Tensor, " N"],
+    seed: int,
+    epoch: int,
+    padding: int = 4,
+    padding_mode: str = "zeros",
 ) -> Shaped[Tensor, "N C H W"]:
-    """Pad with zeros, crop a window of the old size at a uniform place, and mirror with probability one half.
+    """Pad, crop a window of the old size at a uniform place, and mirror with probability one half.
 
     ``out[n, :, y, x] = padded[n, :, y + dy_n, x + dx_n]`` with dy, dx uniform on ``{0 … 2 * padding}``.
 
@@ -43,23 +52,32 @@ def random_crop_flip(
         indices: Each image's number in its set, on the device of the images.
         seed: Seed of the run.
         epoch: Epoch number.
-        padding: Zeros added on each side, in pixels.
+        padding: Pixels added on each side.
+        padding_mode: ``"zeros"``, or ``"reflect"``: the image mirrored at its border, without repeating it.
 
     Returns:
         A new batch of the same dtype and size.
 
     Raises:
-        ValueError: ``padding`` is negative.
+        ValueError: ``padding`` is negative, or not below the image's side where it reflects; an unknown mode.
 
     Source: He et al. 2016, "Deep Residual Learning", section 4.2 (padding 4 at 32 pixels).
     """
     if padding < 0:
         raise ValueError(f"padding must be at least 0 pixels; got {padding}.")
+    if padding_mode not in PADDING_MODES:
+        raise ValueError(f"padding_mode must be one of {', '.join(PADDING_MODES)}; got {padding_mode!r}.")
     height, width = images.shape[-2:]
+    if padding_mode == "reflect" and padding >= min(height, width):
+        raise ValueError(f"padding must be below the side of {min(height, width)} pixels to reflect; got {padding}.")
     num_places = 2 * padding + 1
     offset_y = (hash_uniform(indices, seed=seed, epoch=epoch, stream="crop_y") * num_places).long()
     offset_x = (hash_uniform(indices, seed=seed, epoch=epoch, stream="crop_x") * num_places).long()
-    padded = F.pad(images, (padding, padding, padding, padding))
+    if padding_mode == "reflect":
+        rows, columns = (_reflected(size, padding, images.device) for size in (height, width))
+        padded = images[:, :, rows][:, :, :, columns]
+    else:
+        padded = F.pad(images, (padding, padding, padding, padding))
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (N, C, places, places, H, W), a view
     cropped = windows[torch.arange(len(images), device=images.device), :, offset_y, offset_x]
     return flip_where(cropped, flip_mask(indices, seed=seed, epoch=epoch))
@@ -154,3 +172,9 @@ def flip_where(images: Shaped[Tensor, "N C H W"], flipped: Bool[Tensor, " N"]) -
         flipped: Which to mirror.
     """
     return torch.where(flipped[:, None, None, None], images.flip(-1), images)
+
+
+def _reflected(size: int, padding: int, device: torch.device) -> Int64[Tensor, " padded"]:
+    """Return the positions 0 … size - 1 with `padding` mirrored ones on each side; torch pads no uint8 this way."""
+    positions = torch.arange(-padding, size + padding, device=device).abs()
+    return (size - 1) - ((size - 1) - positions).abs()

@@ -1,10 +1,8 @@
 """CIFAR-10 as its authors packed it: six pickles, checked by MD5 and read without running what is in them."""
 
-import _codecs
 import hashlib
-import pickle
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -13,6 +11,7 @@ from torchvision.datasets.utils import download_and_extract_archive
 
 from shared.data.directory import describe_directory
 from shared.data.sets import ImageSet
+from shared.data.unpickle import OLD_ARRAYS, RestrictedUnpickler
 
 FOLDER = CIFAR10.base_folder
 # mean and standard deviation of the 50,000 training images per channel, on the scale [0, 1]
@@ -84,26 +83,8 @@ def _download(directory: Path) -> None:
         ) from error
 
 
-def _old_dtype(name: str, align: int, copy: int) -> np.dtype[Any]:
-    # the pickles call numpy.dtype with 0 and 1 for flags, which NumPy 2.4 deprecates
-    return np.dtype(name, align=bool(align), copy=bool(copy))
-
-
-class _RestrictedUnpickler(pickle.Unpickler):
+class _RestrictedUnpickler(RestrictedUnpickler):
     """Reads lists, strings, numbers and NumPy arrays; refuses every other global name."""
 
-    _PERMITTED: ClassVar[dict[tuple[str, str], Any]] = {
-        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): _old_dtype,
-        ("_codecs", "encode"): _codecs.encode,
-    }
-
     def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file, encoding="latin1")
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return a permitted global; refuse any other."""
-        if (module, name) not in self._PERMITTED:
-            raise pickle.UnpicklingError(f"a CIFAR-10 file must hold arrays and lists only; got {module}.{name}.")
-        return self._PERMITTED[module, name]
+        super().__init__(file, permitted=OLD_ARRAYS, subject="a CIFAR-10 file", encoding="latin1")

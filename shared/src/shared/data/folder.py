@@ -101,8 +101,8 @@ def open_image_folder(
             f"{describe_directory(directory)}. Give the folder above the splits."
         )
     name = directory.resolve().name
-    train = _list_split(directory / "train", name=f"{name}/train")
-    held_out = _list_split(directory / evaluation, name=f"{name}/{evaluation}")
+    train = list_image_folder(directory / "train", name=f"{name}/train")
+    held_out = list_image_folder(directory / evaluation, name=f"{name}/{evaluation}")
     if train.classes != held_out.classes:
         raise ValueError(
             f"{evaluation} must have the class folders of train; got {_difference(train, held_out, evaluation)} "
@@ -118,23 +118,16 @@ def open_image_folder(
     return train, held_out
 
 
-def decode_image(path: Path) -> Image.Image:
-    """Read a whole image file as RGB.
+def list_image_folder(root: Path, *, name: str) -> ImageFolder:
+    """List one split: a folder that holds one folder per class.
 
     Args:
-        path: The file.
+        root: The split's folder.
+        name: Name that the run's record states.
 
     Raises:
-        UserError: The file is not an image, or ends early; found in the middle of a run too.
+        ValueError: There is no class folder, or one without an image.
     """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise UserError(f"{path} must be a complete image; got: {error}. Copy the file again.") from error
-
-
-def _list_split(root: Path, *, name: str) -> ImageFolder:
     with os.scandir(root) as entries:
         classes = tuple(sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")))
     if not classes:
@@ -151,6 +144,22 @@ def _list_split(root: Path, *, name: str) -> ImageFolder:
         files += [f"{class_name}/{file}" for file in found]
         labels += [label] * len(found)
     return ImageFolder(root, tuple(files), torch.tensor(labels), classes, name)
+
+
+def decode_image(path: Path) -> Image.Image:
+    """Read a whole image file as RGB.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UserError: The file is not an image, or ends early; found in the middle of a run too.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise UserError(f"{path} must be a complete image; got: {error}. Copy the file again.") from error
 
 
 def _difference(train: ImageFolder, held_out: ImageFolder, evaluation: str) -> str:

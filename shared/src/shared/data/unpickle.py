@@ -1,0 +1,89 @@
+"""Reading pickles of arrays without running what is in them."""
+
+import _codecs
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+
+from shared.errors import UserError
+
+Globals = Mapping[tuple[str, str], Any]
+"""What a pickle may name, by module and name."""
+
+
+def _old_dtype(name: str | bytes, align: int = 0, copy: int = 0) -> np.dtype[Any]:
+    # old pickles call numpy.dtype with 0 and 1 for flags, which NumPy 2.4 deprecates
+    return np.dtype(name, align=bool(align), copy=bool(copy))
+
+
+OLD_ARRAYS: Globals = {
+    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): _old_dtype,
+    ("_codecs", "encode"): _codecs.encode,
+}
+"""Arrays as Python 2 and NumPy 1 wrote them, in protocols 0 to 2."""
+
+ARRAYS: Globals = {
+    **OLD_ARRAYS,
+    **{
+        (f"numpy.{core}.{module}", name): value
+        for core in ("core", "_core")
+        for module, name, value in (
+            ("multiarray", "_reconstruct", np.empty(0).__reduce__()[0]),
+            ("multiarray", "scalar", np.float64(0).__reduce__()[0]),
+            ("numeric", "_frombuffer", np.empty(0).__reduce_ex__(5)[0]),
+        )
+    },
+}
+"""Arrays and their scalars as any Python and NumPy wrote them, in any protocol."""
+
+
+class RestrictedUnpickler(pickle.Unpickler):
+    """Reads built-in containers, strings and numbers, and calls only what it is given.
+
+    Args:
+        file: The pickle.
+        permitted: What the pickle may name: `OLD_ARRAYS`, `ARRAYS` or others.
+        subject: What the pickle is, for the message: "a CIFAR-10 file".
+        encoding: How strings of Python 2 are read. latin1: as str, and the bytes of an array three times over while it
+            is read; bytes: as bytes, and those of an array twice.
+    """
+
+    def __init__(
+        self, file: BinaryIO, *, permitted: Globals, subject: str, encoding: Literal["latin1", "bytes"]
+    ) -> None:
+        super().__init__(file, encoding=encoding)
+        self._permitted = permitted
+        self._subject = subject
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return a permitted global; refuse any other."""
+        if (module, name) not in self._permitted:
+            raise pickle.UnpicklingError(f"{self._subject} must hold arrays and lists only; got {module}.{name}.")
+        return self._permitted[module, name]
+
+
+def load_arrays(path: Path) -> Any:
+    """Read a pickle of arrays, numbers, strings and containers of them, of any protocol.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What is in it; strings that Python 2 wrote are bytes.
+
+    Raises:
+        UserError: The file is not a complete pickle, or names anything else; nothing of that is run.
+    """
+    try:
+        with path.open("rb") as file:
+            return RestrictedUnpickler(file, permitted=ARRAYS, subject=path.name, encoding="bytes").load()
+    except Exception as error:  # a damaged pickle can raise whatever the calls in it raise
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise UserError(
+            f"{path} must be a complete pickle of arrays; got: {reason}. Copy the file again from a source you trust."
+        ) from error

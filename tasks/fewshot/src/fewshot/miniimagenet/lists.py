@@ -1,0 +1,140 @@
+"""The three layouts whose lists name the image files: "csv-flat", "csv-class-dirs" and "json"."""
+
+import csv
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fewshot.miniimagenet.images import ImageFiles
+from fewshot.miniimagenet.source import FileSource
+from shared.errors import UserError
+
+CSV_FLAT = "csv-flat"
+CSV_CLASS_DIRS = "csv-class-dirs"
+JSON = "json"
+COLUMNS: Mapping[str, tuple[str, str]] = {
+    CSV_FLAT: ("label", "filename"),
+    CSV_CLASS_DIRS: ("class_name", "image_name"),
+}
+"""Columns with the class and the file of an image."""
+
+Entries = list[tuple[str, Path]]
+
+
+def csv_layout(path: Path) -> str | None:
+    """Say which of the two layouts a CSV file belongs to, by its header.
+
+    Args:
+        path: The file.
+
+    Returns:
+        csv-flat, csv-class-dirs, or None for another header.
+
+    Raises:
+        UserError: The file is not text.
+    """
+    header = {column.strip() for column in next(iter(_rows(path)), [])}
+    return next((layout for layout, columns in COLUMNS.items() if header.issuperset(columns)), None)
+
+
+def open_lists(root: Path, paths: Mapping[str, Path], *, layout: str) -> FileSource:
+    """Read the three lists, and check that they name no file twice and that every file is there.
+
+    Args:
+        root: Folder that holds the lists.
+        paths: List of each split.
+        layout: csv-flat, csv-class-dirs or json.
+
+    Raises:
+        UserError: A list is damaged, or names a file that is absent or that another entry names.
+    """
+    read: Callable[[Path], Entries] = _read_json if layout == JSON else lambda path: _read_csv(path, layout)
+    entries = {split: read(path) for split, path in paths.items()}
+    _check_files(entries, paths)
+    images = {
+        split: ImageFiles.sorted([name for name, _ in named], [path for _, path in named])
+        for split, named in entries.items()
+    }
+    return FileSource(layout, root, images, tuple(paths.values()))
+
+
+def _read_csv(path: Path, layout: str) -> Entries:
+    rows = _rows(path)
+    class_column, file_column = COLUMNS[layout]
+    header = [column.strip() for column in rows[0]] if rows else []
+    if not {class_column, file_column} <= set(header):
+        raise UserError(
+            f"{path} must have the columns {class_column} and {file_column}, as the other lists; got "
+            f"{', '.join(header) or 'no header'}. Use the lists of one source."
+        )
+    folder = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
+    entries: Entries = []
+    for number, row in enumerate(rows[1:], start=2):
+        if not row:
+            continue
+        values = dict(zip(header, (value.strip() for value in row)))
+        name, file = values.get(class_column), values.get(file_column)
+        if not name or not file:
+            raise UserError(
+                f"line {number} of {path} must have {class_column} and {file_column}; got {','.join(row)!r}. Copy the "
+                "list again."
+            )
+        entries.append((name, folder / name / file if layout == CSV_CLASS_DIRS else folder / file))
+    return entries
+
+
+def _rows(path: Path) -> list[list[str]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} must be a CSV file; got: {error}. Copy the list again.") from error
+
+
+def _read_json(path: Path) -> Entries:
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} must be a JSON file; got: {error}. Write the list again.") from error
+    columns = [content.get(key) if isinstance(content, dict) else None for key in ("label_names", "image_names")]
+    labels = content.get("image_labels") if isinstance(content, dict) else None
+    strings = all(isinstance(column, list) and all(isinstance(item, str) for item in column) for column in columns)
+    numbers = isinstance(labels, list) and all(type(label) is int for label in labels)
+    if not (strings and numbers):
+        raise UserError(
+            f"{path} must hold the lists label_names, image_names (text) and image_labels (whole numbers); got "
+            f"{', '.join(content) if isinstance(content, dict) else type(content).__name__}. Write the list again."
+        )
+    names, files = columns
+    if len(files) != len(labels):
+        raise UserError(
+            f"image_labels in {path} must be one per image ({len(files)}); got {len(labels)}. Write the list again."
+        )
+    wrong = next((label for label in labels if not 0 <= label < len(names)), None)
+    if wrong is not None:
+        raise UserError(
+            f"image_labels in {path} must be in [0, {len(names)}), the number of label_names; got {wrong}. Write the "
+            "list again."
+        )
+    return [(names[label], path.parent / file) for label, file in zip(labels, files)]
+
+
+def _check_files(entries: Mapping[str, Entries], paths: Mapping[str, Path]) -> None:
+    listed_in: dict[Path, Path] = {}
+    for split, named in entries.items():
+        for _, file in named:
+            if file in listed_in:
+                where = paths[split].name if listed_in[file] == paths[split] else f"{listed_in[file].name} too"
+                raise UserError(
+                    f"{paths[split]} must list each image once; got {file.name} twice, in {where}. Remove one of them."
+                    if listed_in[file] == paths[split]
+                    else f"{paths[split]} must not list an image of another split; got {file.name}, which is in {where}. "
+                    "Remove one of them."
+                )
+            listed_in[file] = paths[split]
+            if not file.is_file():
+                raise UserError(
+                    f"{paths[split].name} must list files that exist; got {file}, which does not. Copy the images, or "
+                    "the lists that belong to them."
+                )
