@@ -1,5 +1,6 @@
 """Layout "folders": ``train/<class>/*.jpg``, ``val/…``, ``test/…``."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from fewshot.miniimagenet.images import ImageFiles
@@ -25,18 +26,18 @@ def find_folders(root: Path) -> dict[str, Path | None]:
     }
 
 
-def open_folders(root: Path) -> FileSource:
+def open_folders(root: Path, paths: Mapping[str, Path]) -> FileSource:
     """List the three folders of splits.
 
     Args:
         root: The folder that holds all three.
+        paths: Folder of each split.
 
     Raises:
         ValueError: A split has no class folder, or one without an image.
     """
     images = {}
-    for split, folder in find_folders(root).items():
-        assert folder is not None, f"{split} was found before"
+    for split, folder in paths.items():
         listed = list_image_folder(folder, name=split)
         class_names = [listed.classes[label] for label in listed.labels.tolist()]
         images[split] = ImageFiles.sorted(class_names, [folder / file for file in listed.files])

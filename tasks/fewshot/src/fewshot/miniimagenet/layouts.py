@@ -17,14 +17,16 @@ Where several are complete the first of this table is read: files that hold thei
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from fewshot.miniimagenet import folders, lists, pickles
+from fewshot.miniimagenet.protocol import SPLIT_NAMES
 from fewshot.miniimagenet.source import Source
 from shared.data.directory import describe_directory
 from shared.errors import UserError
 
-_Found = Mapping[str, Path | None]
 _CSV_FILES = {"base": ("train.csv",), "val": ("val.csv",), "novel": ("test.csv",)}
 _JSON_FILES = {"base": ("base.json",), "val": ("val.json",), "novel": ("novel.json",)}
 _SUMMARY = (
@@ -32,6 +34,19 @@ _SUMMARY = (
     "(miniImageNet_category_split_*.pickle), csv-flat (train/val/test.csv with filename,label and images/), "
     "csv-class-dirs (class_name,image_name and <class>/) or json (base/val/novel.json)"
 )
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """One layout, looked for in one folder."""
+
+    layout: str
+    paths: Mapping[str, Path | None]
+    open: Callable[[Path, Mapping[str, Path]], Source]
+
+    @property
+    def found(self) -> dict[str, Path]:
+        return {split: path for split, path in self.paths.items() if path is not None}
 
 
 def find_source(data_dir: Path) -> Source:
@@ -44,51 +59,43 @@ def find_source(data_dir: Path) -> Source:
         ValueError: None is complete; the message names what is missing of the first that is there in part, or all
             six. Or the lists of the one that is complete are damaged.
     """
-    partial: list[tuple[Path, str, _Found]] = []
+    incomplete: list[tuple[Path, _Candidate]] = []
     for folder in (data_dir, *_subfolders(data_dir)):
-        for layout, found, open_layout in _candidates(folder):
-            paths = {split: path for split, path in found.items() if path is not None}
-            if len(paths) == len(found):
-                return open_layout(folder, paths)
-            if paths:
-                partial.append((folder, layout, found))
-    if partial:
-        folder, layout, found = partial[0]
-        present = ", ".join(path.name for path in found.values() if path is not None)
-        missing = ", ".join({"base": "train", "val": "val", "novel": "test"}[s] for s, p in found.items() if p is None)
-        raise UserError(
-            f"data_dir must hold all three splits, train, val and test (64/16/20 classes); got {present} of layout "
-            f"{layout} in {folder}, without {missing}. Add what is missing; nothing is downloaded."
-        )
+        for candidate in _candidates(folder):
+            if len(candidate.found) == len(candidate.paths):
+                return candidate.open(folder, candidate.found)
+            if candidate.found:
+                incomplete.append((folder, candidate))
+    if incomplete:
+        raise UserError(_missing(*incomplete[0]))
     raise UserError(
         f"data_dir must hold miniImageNet in one of six layouts: {_SUMMARY}; got {data_dir}, which "
         f"{describe_directory(data_dir)}. Copy the set there, as nothing is downloaded, or give its folder."
     )
 
 
-def _candidates(folder: Path) -> Iterator[tuple[str, _Found, Callable[[Path, Mapping[str, Path]], Source]]]:
-    yield folders.LAYOUT, folders.find_folders(folder), lambda root, paths: folders.open_folders(root, paths)
+def _candidates(folder: Path) -> Iterator[_Candidate]:
+    yield _Candidate(folders.LAYOUT, folders.find_folders(folder), folders.open_folders)
     for layout, names in pickles.FILES.items():
-        yield layout, _find(folder, names), lambda root, paths, layout=layout: pickles.open_pickles(
-            root, paths, layout=layout
-        )
-    yield lists.CSV_FLAT + " or " + lists.CSV_CLASS_DIRS, _find(folder, _CSV_FILES), _open_csv
-    yield lists.JSON, _find(folder, _JSON_FILES), lambda root, paths: lists.open_lists(root, paths, layout=lists.JSON)
+        yield _Candidate(layout, _find(folder, names), partial(pickles.open_pickles, layout=layout))
+    yield _Candidate(f"{lists.CSV_FLAT} or {lists.CSV_CLASS_DIRS}", _find(folder, _CSV_FILES), lists.open_csv)
+    yield _Candidate(lists.JSON, _find(folder, _JSON_FILES), lists.open_json)
 
 
-def _open_csv(root: Path, paths: Mapping[str, Path]) -> Source:
-    layout = lists.csv_layout(paths["base"])
-    if layout is None:
-        choices = " or ".join(",".join(reversed(columns)) for columns in lists.COLUMNS.values())
-        raise UserError(f"{paths['base']} must have the header {choices}; got another one. Use published lists.")
-    return lists.open_lists(root, paths, layout=layout)
-
-
-def _find(folder: Path, names: Mapping[str, tuple[str, ...]]) -> _Found:
+def _find(folder: Path, names: Mapping[str, tuple[str, ...]]) -> dict[str, Path | None]:
     return {
         split: next((folder / name for name in some if (folder / name).is_file()), None)
         for split, some in names.items()
     }
+
+
+def _missing(folder: Path, candidate: _Candidate) -> str:
+    present = ", ".join(path.name for path in candidate.found.values())
+    missing = ", ".join(SPLIT_NAMES[split] for split in candidate.paths if split not in candidate.found)
+    return (
+        f"data_dir must hold all three splits, train, val and test (64/16/20 classes); got {present} of layout "
+        f"{candidate.layout} in {folder}, without {missing}. Add what is missing; nothing is downloaded."
+    )
 
 
 def _subfolders(data_dir: Path) -> list[Path]:

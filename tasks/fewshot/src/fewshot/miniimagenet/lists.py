@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +22,40 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
 Entries = list[tuple[str, Path]]
 
 
-def csv_layout(path: Path) -> str | None:
-    """Say which of the two layouts a CSV file belongs to, by its header.
-
-    Args:
-        path: The file.
-
-    Returns:
-        csv-flat, csv-class-dirs, or None for another header.
-
-    Raises:
-        UserError: The file is not text.
-    """
-    header = {column.strip() for column in next(iter(_rows(path)), [])}
-    return next((layout for layout, columns in COLUMNS.items() if header.issuperset(columns)), None)
-
-
-def open_lists(root: Path, paths: Mapping[str, Path], *, layout: str) -> FileSource:
-    """Read the three lists, and check that they name no file twice and that every file is there.
+def open_csv(root: Path, paths: Mapping[str, Path]) -> FileSource:
+    """Read three CSV files, whose header says which of the two layouts they are of.
 
     Args:
         root: Folder that holds the lists.
         paths: List of each split.
-        layout: csv-flat, csv-class-dirs or json.
 
     Raises:
         UserError: A list is damaged, or names a file that is absent or that another entry names.
     """
-    read: Callable[[Path], Entries] = _read_json if layout == JSON else lambda path: _read_csv(path, layout)
-    entries = {split: read(path) for split, path in paths.items()}
+    header = _header(_rows(paths["base"]))
+    layout = next((layout for layout, columns in COLUMNS.items() if set(columns) <= set(header)), None)
+    if layout is None:
+        choices = " or ".join(",".join(reversed(columns)) for columns in COLUMNS.values())
+        raise UserError(
+            f"{paths['base']} must have the header {choices}; got {','.join(header)!r}. Use the published lists."
+        )
+    return _open_entries(layout, root, paths, {split: _read_csv(path, layout) for split, path in paths.items()})
+
+
+def open_json(root: Path, paths: Mapping[str, Path]) -> FileSource:
+    """Read three JSON files, whose image names are absolute or relative to their folder.
+
+    Args:
+        root: Folder that holds the lists.
+        paths: List of each split.
+
+    Raises:
+        UserError: A list is damaged, or names a file that is absent or that another entry names.
+    """
+    return _open_entries(JSON, root, paths, {split: _read_json(path) for split, path in paths.items()})
+
+
+def _open_entries(layout: str, root: Path, paths: Mapping[str, Path], entries: Mapping[str, Entries]) -> FileSource:
     _check_files(entries, paths)
     images = {
         split: ImageFiles.sorted([name for name, _ in named], [path for _, path in named])
@@ -62,7 +67,7 @@ def open_lists(root: Path, paths: Mapping[str, Path], *, layout: str) -> FileSou
 def _read_csv(path: Path, layout: str) -> Entries:
     rows = _rows(path)
     class_column, file_column = COLUMNS[layout]
-    header = [column.strip() for column in rows[0]] if rows else []
+    header = _header(rows)
     if not {class_column, file_column} <= set(header):
         raise UserError(
             f"{path} must have the columns {class_column} and {file_column}, as the other lists; got "
@@ -82,6 +87,10 @@ def _read_csv(path: Path, layout: str) -> Entries:
             )
         entries.append((name, folder / name / file if layout == CSV_CLASS_DIRS else folder / file))
     return entries
+
+
+def _header(rows: list[list[str]]) -> list[str]:
+    return [column.strip() for column in rows[0]] if rows else []
 
 
 def _rows(path: Path) -> list[list[str]]:
@@ -121,20 +130,17 @@ def _read_json(path: Path) -> Entries:
 
 
 def _check_files(entries: Mapping[str, Entries], paths: Mapping[str, Path]) -> None:
-    listed_in: dict[Path, Path] = {}
+    listed_in: dict[Path, str] = {}
     for split, named in entries.items():
         for _, file in named:
             if file in listed_in:
-                where = paths[split].name if listed_in[file] == paths[split] else f"{listed_in[file].name} too"
                 raise UserError(
-                    f"{paths[split]} must list each image once; got {file.name} twice, in {where}. Remove one of them."
-                    if listed_in[file] == paths[split]
-                    else f"{paths[split]} must not list an image of another split; got {file.name}, which is in {where}. "
-                    "Remove one of them."
+                    f"{paths[split]} must list images that are listed once; got {file.name}, which is in "
+                    f"{paths[listed_in[file]].name} before. Remove one of the two."
                 )
-            listed_in[file] = paths[split]
+            listed_in[file] = split
             if not file.is_file():
                 raise UserError(
-                    f"{paths[split].name} must list files that exist; got {file}, which does not. Copy the images, or "
-                    "the lists that belong to them."
+                    f"{paths[split]} must list files that exist; got {file}, which does not. Copy the images, or the "
+                    "lists that belong to them."
                 )

@@ -137,7 +137,9 @@ def _by_class_dict(class_dict: Any, num_images: int, path: Path) -> tuple[list[s
     return names, _in_order(names, list(owner))
 
 
-def _by_labels(content: dict[Any, Any], split: str, num_images: int, path: Path) -> tuple[list[str], ndarray]:
+def _by_labels(
+    content: dict[Any, Any], split: str, num_images: int, path: Path
+) -> tuple[list[str], Int64[ndarray, " N"]]:
     """Return the class name of each image and its position, from one number per image."""
     labels = _integers(content.get("labels"), "labels", path)
     if len(labels) != num_images:
@@ -152,16 +154,22 @@ def _by_labels(content: dict[Any, Any], split: str, num_images: int, path: Path)
         raise UserError(
             f"labels in {path} must be in {allowed}; got {numbers[0]} to {numbers[-1]}. Copy the published file."
         )
-    named = _class_names(content.get("catname2label"))
     shift = first - start  # without names, a number says the same class whichever way the file counts
-    names = [named.get(label, f"class {label + shift:02d}") for label in labels]
+    named = _class_names(content.get("catname2label"), path) or {n: f"class {n + shift:02d}" for n in numbers}
+    if not set(numbers) <= set(named):
+        raise UserError(
+            f"catname2label in {path} must name every label; got no name of {min(set(numbers) - set(named))}. Copy the "
+            "published file."
+        )
+    names = [named[label] for label in labels]
     return names, _in_order(names, list(range(num_images)))
 
 
-def _class_names(catname2label: Any) -> dict[int, str]:
+def _class_names(catname2label: Any, path: Path) -> dict[int, str]:
     if not isinstance(catname2label, dict):
         return {}
-    return {int(label): str(_text(name)) for name, label in catname2label.items()}
+    numbers = _integers(list(catname2label.values()), "catname2label", path)
+    return {number: str(_text(name)) for number, name in zip(numbers, catname2label)}
 
 
 def _in_order(names: list[str], positions: list[int]) -> Int64[ndarray, " N"]:

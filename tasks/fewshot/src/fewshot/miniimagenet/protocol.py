@@ -12,8 +12,8 @@ CLASSES = {"base": 64, "val": 16, "novel": 20}
 BASE_TEST = "base_test"
 WHOLE_CLASS = 600
 ORIGINAL_SIZE = 84
-
-_NAMED = {"base": "train", "val": "val", "novel": "test", BASE_TEST: "train_phase_test"}
+SPLIT_NAMES = {"base": "train", "val": "val", "novel": "test", BASE_TEST: "train_phase_test"}
+"""What the files call each split."""
 _VINYALS_BASE = 80
 
 
@@ -84,7 +84,7 @@ def _check_disjoint(protocol: Mapping[str, Listing], origin: Path) -> None:
                     else "Keep each class in its split of Ravi and Larochelle"
                 )
                 raise UserError(
-                    f"{_NAMED[other]} and {_NAMED[split]} must have no class in common; got {len(both)}, the first "
+                    f"{SPLIT_NAMES[other]} and {SPLIT_NAMES[split]} must have no class in common; got {len(both)}, the first "
                     f"is {both[0]}, in {origin}. {remedy}."
                 )
 
@@ -94,7 +94,7 @@ def _check_num_classes(split: str, listing: Listing, origin: Path) -> None:
     if found != CLASSES[split]:
         hint = "This looks like the 80/20 split of Vinyals et al.: use" if found == _VINYALS_BASE else "Use"
         raise UserError(
-            f"{_NAMED[split]} must have {CLASSES[split]} classes; got {found} in {origin}. {hint} the 64/16/20 classes "
+            f"{SPLIT_NAMES[split]} must have {CLASSES[split]} classes; got {found} in {origin}. {hint} the 64/16/20 classes "
             "of Ravi and Larochelle."
         )
 
@@ -110,5 +110,5 @@ def _check_counts(split: str, listing: Listing, *, images_per_class: int, origin
             )
             raise UserError(
                 f"images_per_class must be the number of images of every class; got {images_per_class}, but {name} of "
-                f"{_NAMED[split]} has {count} in {origin}. {remedy}"
+                f"{SPLIT_NAMES[split]} has {count} in {origin}. {remedy}"
             )

@@ -98,7 +98,8 @@ def open_miniimagenet(
 def _image_set(folder: Path, stored: Stored, split: str, images_per_class: int) -> ImageSet:
     listing = stored.listings[split]
     labels = torch.repeat_interleave(torch.arange(len(listing.classes)), torch.tensor(listing.counts))
-    special = [] if images_per_class == WHOLE_CLASS else [f"{images_per_class} a class"]
+    whole = images_per_class == WHOLE_CLASS or split == BASE_TEST
+    special = [] if whole else [f"{images_per_class} a class"]
     special += [] if stored.image_size == ORIGINAL_SIZE else [f"{stored.image_size} px"]
     name = f"miniimagenet/{split}" + (f"[{', '.join(special)}]" if special else "")
     return ImageSet(map_images(folder, split), labels, listing.classes, name)

@@ -173,4 +173,6 @@ class _Progress:
         if now - self.last >= _SECONDS_BETWEEN_LINES and self.done < self.total:
             self.last = now
             left = (now - self.start) / self.done * (self.total - self.done)
-            print(f"{self.name}: {self.done:,} of {self.total:,} images read, about {left:.0f} s left", file=sys.stderr)
+            print(
+                f"{self.name}: {self.done:,} of {self.total:,} images read, about {left:.0f} s left", file=sys.stderr
+            )
