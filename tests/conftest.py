@@ -10,12 +10,16 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="session")
 def quiet_environment(tmp_path_factory: pytest.TempPathFactory):
-    """No key, no account, no network; W&B's own folders below the test's."""
+    """No key, no account, no network; W&B's own folders and the suite's cache below the test's."""
     home = tmp_path_factory.mktemp("home")
     names = ("WANDB_API_KEY", "NORM_SUITE_COMMAND", "MAKEFLAGS", "NORM_SUITE_TRACEBACK")
     kept = {name: os.environ.pop(name, None) for name in names}
     os.environ.update(
-        NETRC=str(home / "netrc"), WANDB_MODE="offline", WANDB_CONFIG_DIR=str(home), WANDB_CACHE_DIR=str(home)
+        NETRC=str(home / "netrc"),
+        WANDB_MODE="offline",
+        WANDB_CONFIG_DIR=str(home),
+        WANDB_CACHE_DIR=str(home),
+        NORM_SUITE_CACHE=str(home / "cache"),
     )
     yield
     os.environ.update({name: value for name, value in kept.items() if value is not None})
@@ -54,5 +58,19 @@ def imagenet20_dir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     if not packed.is_file():
         pytest.skip("the ImageNet subset is absent from DATA_DIR: no imagenet20_64")
     folder = tmp_path_factory.mktemp("imagenet20")
+    subprocess.run([sys.executable, "-m", "zipfile", "-e", packed, folder], check=True)
+    return next(path.parent for path in folder.rglob("train") if path.is_dir())
+
+
+@pytest.fixture(scope="session")
+def miniimagenet_dir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train/, val/ and test/ of miniImageNet, 65 images a class."""
+    for folder in (data_dir / "miniimagenet_65", data_dir):
+        if all((folder / split).is_dir() for split in ("train", "val", "test")):
+            return folder
+    packed = data_dir / "miniimagenet_65" / "miniimagenet_65.zip"
+    if not packed.is_file():
+        pytest.skip("miniImageNet is absent from DATA_DIR: no miniimagenet_65")
+    folder = tmp_path_factory.mktemp("miniimagenet")
     subprocess.run([sys.executable, "-m", "zipfile", "-e", packed, folder], check=True)
     return next(path.parent for path in folder.rglob("train") if path.is_dir())

@@ -73,10 +73,32 @@ def find_uv() -> str:
     return str(own)
 
 
+def succeeds(command: list) -> bool:
+    """Run a command and return whether it succeeded."""
+    return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+
+
 def run(command: list, failure: str) -> None:
     """Run a command; on failure end with one line and exit code 1."""
-    if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
+    if not succeeds(command):
         raise SystemExit(f"error: {failure}")
+
+
+def install(sync: list, requirements: Path, failure: str) -> None:
+    """Install the locked packages; without learn2learn where it cannot be built."""
+    requirements.write_text(wanted_requirements(os.environ.get("UV_TORCH_BACKEND")))
+    if succeeds([*sync, str(requirements)]):
+        return
+    lines = requirements.read_text().splitlines(keepends=True)
+    requirements.write_text("".join(line for line in lines if not line.startswith("learn2learn==")))
+    print("Trying again without learn2learn …", file=sys.stderr, flush=True)
+    run([*sync, str(requirements)], failure)
+    print(
+        "learn2learn could not be built (it needs a C compiler and Python's headers): everything else is installed, and "
+        "few-shot draws the same episodes with its own sampler.",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def ensure(*, quiet: bool = True) -> None:
@@ -113,9 +135,7 @@ def ensure(*, quiet: bool = True) -> None:
             )
         target = ["--quiet", "--python", str(PYTHON)]
         failure = "the packages of requirements.lock could not be installed (see above); `make setup` tries again."
-        requirements = TOOLS / "requirements.txt"
-        requirements.write_text(wanted_requirements(os.environ.get("UV_TORCH_BACKEND")))
-        run([uv, "pip", "sync", *target, str(requirements)], failure)
+        install([uv, "pip", "sync", *target], TOOLS / "requirements.txt", failure)
         editable = [word for folder in members() for word in ("-e", str(folder.relative_to(ROOT)))]
         run([uv, "pip", "install", *target, "--no-deps", *editable], failure)
         stamp.write_text(fingerprint())

@@ -28,6 +28,21 @@ class Variable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Target:
+    """A `make TARGET name=value …` that one task brings.
+
+    Args:
+        module: What `python -m` runs, with a flag for each variable.
+        help: What it does, with its command.
+        variables: Which variables it takes.
+    """
+
+    module: str
+    help: str
+    variables: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """One experiment: a folder of tasks/ with a Lightning package, configs and a pyproject.toml that names variables.
 
@@ -37,6 +52,7 @@ class Task:
         folder: Where it lies.
         configs: Config name to YAML file.
         variables: The make variables that only this task has.
+        targets: The make targets that only this task has.
     """
 
     name: str
@@ -44,6 +60,7 @@ class Task:
     folder: Path
     configs: dict[str, Path]
     variables: dict[str, Variable] = field(default_factory=dict)
+    targets: dict[str, Target] = field(default_factory=dict)
 
     def config(self, name: str) -> Path:
         """Return the YAML file of a config name, or of a path to a YAML file.
@@ -96,6 +113,7 @@ def load_tasks(root: Path = ROOT) -> dict[str, Task]:
             folder=folder,
             configs={path.stem: path for path in files},
             variables=variables,
+            targets={key: Target(**value) for key, value in settings.get("targets", {}).items()},
         )
     return tasks
 

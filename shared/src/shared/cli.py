@@ -87,6 +87,7 @@ def execute(prepared: Prepared, task: str, signals: StopSignals) -> int:
     run = prepared.resumed or create(prepared, task)
     with hold_run(run):
         prepared.checkpoint.folder = run.checkpoints
+        prepared.module.run_dir = run.path
         try:
             wandb_logger = attach_loggers(prepared, run, task)
         except UserError:

@@ -75,6 +75,12 @@ def read_variables(makeflags: str, environment: dict[str, str]) -> dict[str, str
     return {name: environment.get(name, "") for name in names}
 
 
+def all_targets(tasks: dict[str, Task]) -> dict[str, tuple[str, list[str]]]:
+    """Return every target's help and the variables that it takes: the suite's, then those that tasks bring."""
+    own = {name: (text, TARGET_VARIABLES[name]) for name, text in TARGETS.items()}
+    return own | {name: (t.help, t.variables) for task in tasks.values() for name, t in task.targets.items()}
+
+
 def task_variables(task: Task) -> dict[str, Variable]:
     """Return every variable that a run of `task` takes."""
     return RUN_VARIABLES | task.variables
@@ -166,7 +172,7 @@ def help_text(tasks: dict[str, Task]) -> str:
     lines += [f"  {name + '=' + variable.example:<42}{variable.help}" for name, variable in RUN_VARIABLES.items()]
     for task in tasks.values():
         lines += [f"  {name + '=' + v.example:<42}{v.help} ({task.name} only)" for name, v in task.variables.items()]
-    lines += ["", "Targets:"] + [f"  make {name:<10}{text}" for name, text in TARGETS.items()]
+    lines += ["", "Targets:"] + [f"  make {name:<10}{text}" for name, (text, _) in all_targets(tasks).items()]
     lines += [
         "",
         "Grids:",
@@ -214,9 +220,10 @@ def carry_out(target: str, variables: dict[str, str]) -> int:
             target = "help"
         else:
             become(run_arguments(variables, tasks), command=command_line(variables))
-    choose("target", target, TARGETS)
+    targets = all_targets(tasks)
+    choose("target", target, targets)
     for name in variables:
-        allowed = TARGET_VARIABLES[target]
+        allowed = targets[target][1]
         if name not in allowed:
             choices = f"one of {', '.join(allowed)}" if allowed else "left out"
             raise UserError(f"variable of make {target} must be {choices}; got {name!r}.")
@@ -257,6 +264,9 @@ def target_commands(target: str, variables: dict[str, str], tasks: dict[str, Tas
                 "runs must be a folder of finished runs; got nothing. Try `make publish runs=runs/classification`."
             )
         return [["-m", "shared.report", "--publish", variables["runs"]]]
+    for task in tasks.values():
+        if target in task.targets:
+            return [["-m", task.targets[target].module, *(f"--{key}={value}" for key, value in variables.items())]]
     if target == "test":
         return [["-m", "pytest", *shlex.split(variables.get("args", ""))]]
     return [

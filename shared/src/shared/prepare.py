@@ -24,6 +24,7 @@ from shared.tracking import resolve_mode
 
 MAY_CHANGE_ON_RESUME = (
     *("config", "resume", "runs", "run_dir", "report", "checkpoint_minutes", "data.data_dir", "data.num_workers"),
+    "data.cache_dir",
     *("wandb", "wandb_project", "wandb_entity", "trainer.enable_progress_bar", "trainer.enable_model_summary"),
     *("trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.num_nodes"),
 )

@@ -21,12 +21,27 @@ def _number(metric: dict[str, Any]) -> str:
     return text
 
 
+def _paper_number(record: dict[str, Any], cell: dict[str, Any]) -> str | None:
+    value = paper_value(table=cell["table"], norm=record["norm"], setting=cell["setting"], metric=cell["metric"])
+    return value if value is None or isinstance(value, str) else f"{value} %"
+
+
+def _further_numbers(record: dict[str, Any]) -> dict[str, str]:
+    """Return the other numbers that the paper prints for such a run, each beside the paper's."""
+    lines = {}
+    for cell in record["paper"]:
+        name = cell["record_metric"]
+        if name != record["headline"] and name in record["metrics"]:
+            paper = _paper_number(record, cell)
+            lines[name] = _number(record["metrics"][name]) + (f"   [paper {paper}]" if paper else "")
+    return lines
+
+
 def _paper_line(record: dict[str, Any]) -> str:
     cells = [cell for cell in record["paper"] if cell["record_metric"] == record["headline"]]
     for cell in cells:
-        value = paper_value(table=cell["table"], norm=record["norm"], setting=cell["setting"], metric=cell["metric"])
-        if value is not None:
-            number = f"{value} %" if not isinstance(value, str) else value
+        number = _paper_number(record, cell)
+        if number is not None:
             reasons = cell["why"].split("; ")
             why = "; ".join(reasons[:2]) + (f"; and {len(reasons) - 2} more in the record" if len(reasons) > 2 else "")
             return f"{number} (Table {cell['table']}" + (")" if cell["comparable"] else f"; not comparable: {why})")
@@ -50,6 +65,7 @@ def final_screen(run: Run, record: dict[str, Any], *, report: Path | None = None
     lines = {
         f"{record['headline']}": f"{ours}   [{record['selection']}]",
         "paper": _paper_line(record),
+        **_further_numbers(record),
         "run": f"{record['task']}/{record['config']}, {record['norm']}{groups}, batch size {record['batch_size']}, "
         f"seed {record['seed']}",
         "data": f"{data['name']}: {data.get('note') or 'whole'}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -51,6 +52,8 @@ class TaskModule(pl.LightningModule, ABC):
     """Which weights are tested after training, one after the other; "best" are those of best.ckpt."""
     testing: Literal["last", "best"] = "last"
     """Which weights are being tested; set by the run."""
+    run_dir: Path | None = None
+    """Where the task may leave files of its own; set by the run on rank 0, None on the others."""
 
     @abstractmethod
     def build(self, data: TaskData) -> None:

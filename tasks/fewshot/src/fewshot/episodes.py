@@ -215,10 +215,11 @@ def _read(file: Path, shape: tuple[int, ...]) -> Tensor | None:
 def _write(file: Path, indices: Tensor) -> None:
     """Keep the episodes; where the folder cannot be written, they are drawn anew next time."""
     temporary = file.with_suffix(f".{os.getpid()}")
-    try:
+    with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
-            np.save(stream, indices.numpy())
-        temporary.replace(file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
+        try:
+            with temporary.open("wb") as stream:
+                np.save(stream, indices.numpy())
+            temporary.replace(file)
+        finally:
+            temporary.unlink(missing_ok=True)

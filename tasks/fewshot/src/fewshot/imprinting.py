@@ -16,7 +16,8 @@ CHUNK = 100
 class CosineClassifier(nn.Module):
     r"""Logits from cosines: :math:`\ell_{nc} = s \, \hat f_n \cdot \hat w_c` with :math:`\hat v = v / \|v\|_2`.
 
-    One learnable scale s; no bias, which would be the same for every class.
+    One learnable scale s; no bias, which would be the same for every class. Cosines are taken in float32 at least, under
+    autocast too: bfloat16 has steps of 0.004 near 1.
 
     Args:
         embedding_size: d.
@@ -37,7 +38,8 @@ class CosineClassifier(nn.Module):
         Args:
             embeddings: Not normalised.
         """
-        return self.scale * F.linear(unit(embeddings), unit(self.weight))
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return self.scale * F.linear(unit(at_least_float32(embeddings)), unit(self.weight))
 
 
 class ImprintingNetwork(nn.Module):
@@ -74,7 +76,16 @@ class ImprintingNetwork(nn.Module):
         """
         if any(module.training for module in self.features.modules()):
             raise RuntimeError("the network must be in eval mode to embed images; got train mode. Call network.eval().")
-        return unit(self.features(images))
+        return unit(at_least_float32(self.features(images)))
+
+
+def at_least_float32(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return a half-precision tensor as float32, any other as it is.
+
+    Args:
+        tensor: Any floating tensor.
+    """
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def unit(vectors: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:

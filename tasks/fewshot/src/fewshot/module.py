@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
@@ -200,9 +202,19 @@ class FewshotModule(TaskModule):
         """Score all test episodes."""
         hits = self._score_test(*(store.gather(self._sum_over_ranks) for store in self._stores))
         self.hits[self.testing] = hits
+        if self.run_dir is not None:
+            self._keep_episodes(self.run_dir)
         for shots in self.data.shots:
             metric = protocol.episode_metric(hits[f"{shots}shot"], self.data.test_episodes[shots].num_queries)
             self.log(f"test/accuracy_{shots}shot", torch.tensor(metric.value))
+
+    def _keep_episodes(self, folder: Path) -> None:
+        """Write episodes.npz: the image numbers of each episode, and the right answers by weights."""
+        arrays = {f"images_{shots}shot": episodes.indices for shots, episodes in self.data.test_episodes.items()}
+        arrays |= {f"hits_{n}_{weights}": hits for weights, scores in self.hits.items() for n, hits in scores.items()}
+        temporary = folder / ".episodes.partial.npz"
+        np.savez_compressed(temporary, **{name: array.numpy() for name, array in arrays.items()})
+        temporary.replace(folder / "episodes.npz")
 
     def _score_test(self, novel: Tensor, base: Tensor | None = None) -> dict[str, Tensor]:
         """Return the right answers in each test episode, by score."""

@@ -14,7 +14,7 @@ from fewshot.miniimagenet.protocol import Listing
 from shared.data.folder import decode_image
 from shared.data.folder_memory import square_pixels
 
-_BLOCK = 256  # images: 5 MB at 84 px, so that no second copy of a split is ever made
+_BLOCK_BYTES = 4 << 20  # so that a second copy of a split is never made
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,14 @@ class SplitImages(ABC):
         """
 
     def blocks(self, image_size: int) -> Iterator[UInt8[ndarray, "B 3 S S"]]:
-        """Yield all images in order, some hundred at a time.
+        """Yield all images in order, in blocks of some megabytes.
 
         Args:
             image_size: Side S in pixels; an image that already is a square of this size keeps its pixels.
         """
-        for start in range(0, self.listing.num_images, _BLOCK):
-            stop = min(start + _BLOCK, self.listing.num_images)
+        step = max(1, _BLOCK_BYTES // (3 * image_size**2))
+        for start in range(0, self.listing.num_images, step):
+            stop = min(start + step, self.listing.num_images)
             block = np.empty((stop - start, 3, image_size, image_size), np.uint8)
             for position in range(start, stop):
                 block[position - start] = self.square(position, image_size)

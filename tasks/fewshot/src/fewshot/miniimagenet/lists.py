@@ -102,20 +102,7 @@ def _rows(path: Path) -> list[list[str]]:
 
 
 def _read_json(path: Path) -> Entries:
-    try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} must be a JSON file; got: {error}. Write the list again.") from error
-    columns = [content.get(key) if isinstance(content, dict) else None for key in ("label_names", "image_names")]
-    labels = content.get("image_labels") if isinstance(content, dict) else None
-    strings = all(isinstance(column, list) and all(isinstance(item, str) for item in column) for column in columns)
-    numbers = isinstance(labels, list) and all(type(label) is int for label in labels)
-    if not (strings and numbers):
-        raise UserError(
-            f"{path} must hold the lists label_names, image_names (text) and image_labels (whole numbers); got "
-            f"{', '.join(content) if isinstance(content, dict) else type(content).__name__}. Write the list again."
-        )
-    names, files = columns
+    names, files, labels = _json_columns(path)
     if len(files) != len(labels):
         raise UserError(
             f"image_labels in {path} must be one per image ({len(files)}); got {len(labels)}. Write the list again."
@@ -127,6 +114,19 @@ def _read_json(path: Path) -> Entries:
             "list again."
         )
     return [(names[label], path.parent / file) for label, file in zip(labels, files)]
+
+
+def _json_columns(path: Path) -> tuple[list[str], list[str], list[int]]:
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} must be a JSON file; got: {error}. Write the list again.") from error
+    for key, kind in (("label_names", str), ("image_names", str), ("image_labels", int)):
+        column = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(column, list) or any(type(item) is not kind for item in column):
+            what = "text" if kind is str else "whole numbers"
+            raise UserError(f"{path} must hold a list {key} of {what}; got none. Write the list again.")
+    return content["label_names"], content["image_names"], content["image_labels"]
 
 
 def _check_files(entries: Mapping[str, Entries], paths: Mapping[str, Path]) -> None:

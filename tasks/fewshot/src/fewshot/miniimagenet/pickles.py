@@ -132,7 +132,8 @@ def _by_class_dict(class_dict: Any, num_images: int, path: Path) -> tuple[list[s
             names.append(name)
     if len(owner) != num_images:
         raise UserError(
-            f"class_dict in {path} must name each of the {num_images} images; got {len(owner)}. Copy the published file."
+            f"class_dict in {path} must name each of the {num_images} images; got {len(owner)}. Copy the published "
+            "file."
         )
     return names, _in_order(names, list(owner))
 
@@ -157,9 +158,9 @@ def _by_labels(
     shift = first - start  # without names, a number says the same class whichever way the file counts
     named = _class_names(content.get("catname2label"), path) or {n: f"class {n + shift:02d}" for n in numbers}
     if not set(numbers) <= set(named):
+        unnamed = min(set(numbers) - set(named))
         raise UserError(
-            f"catname2label in {path} must name every label; got no name of {min(set(numbers) - set(named))}. Copy the "
-            "published file."
+            f"catname2label in {path} must name every label; got no name of {unnamed}. Copy the published file."
         )
     names = [named[label] for label in labels]
     return names, _in_order(names, list(range(num_images)))
@@ -169,7 +170,15 @@ def _class_names(catname2label: Any, path: Path) -> dict[int, str]:
     if not isinstance(catname2label, dict):
         return {}
     numbers = _integers(list(catname2label.values()), "catname2label", path)
-    return {number: str(_text(name)) for number, name in zip(numbers, catname2label)}
+    named: dict[int, str] = {}
+    for number, name in zip(numbers, map(_text, catname2label)):
+        if number in named:
+            raise UserError(
+                f"catname2label in {path} must name every label once; got {named[number]} and {name} for {number}. "
+                "Copy the published file."
+            )
+        named[number] = str(name)
+    return named
 
 
 def _in_order(names: list[str], positions: list[int]) -> Int64[ndarray, " N"]:
@@ -180,8 +189,8 @@ def _integers(values: Any, name: str, path: Path) -> list[int]:
     array = np.asarray(values if isinstance(values, list | tuple | ndarray) else None)
     if array.ndim != 1 or (len(array) and array.dtype.kind not in "iu"):
         raise UserError(
-            f"{name} in {path} must be a list of whole numbers; got {type(values).__name__} of {array.dtype}. Copy the "
-            "published file."
+            f"{name} in {path} must be a list of whole numbers; got {type(values).__name__} of {array.dtype}. Copy "
+            "the published file."
         )
     return [int(value) for value in array]
 

@@ -84,8 +84,8 @@ def _check_disjoint(protocol: Mapping[str, Listing], origin: Path) -> None:
                     else "Keep each class in its split of Ravi and Larochelle"
                 )
                 raise UserError(
-                    f"{SPLIT_NAMES[other]} and {SPLIT_NAMES[split]} must have no class in common; got {len(both)}, the first "
-                    f"is {both[0]}, in {origin}. {remedy}."
+                    f"{SPLIT_NAMES[other]} and {SPLIT_NAMES[split]} must have no class in common; got {len(both)}, "
+                    f"the first is {both[0]}, in {origin}. {remedy}."
                 )
 
 
@@ -94,8 +94,8 @@ def _check_num_classes(split: str, listing: Listing, origin: Path) -> None:
     if found != CLASSES[split]:
         hint = "This looks like the 80/20 split of Vinyals et al.: use" if found == _VINYALS_BASE else "Use"
         raise UserError(
-            f"{SPLIT_NAMES[split]} must have {CLASSES[split]} classes; got {found} in {origin}. {hint} the 64/16/20 classes "
-            "of Ravi and Larochelle."
+            f"{SPLIT_NAMES[split]} must have {CLASSES[split]} classes; got {found} in {origin}. {hint} the 64/16/20 "
+            "classes of Ravi and Larochelle."
         )
 
 
