@@ -2,6 +2,7 @@
 
 import copy
 import json
+import random
 from html.parser import HTMLParser
 
 import pytest
@@ -71,6 +72,75 @@ def _record(norm="bn", value=60.0, *, batch_size=64, seed=0, metric="test/top1",
 @pytest.fixture
 def make_record():
     return _record
+
+
+def _items(metric, hits, *, each=75, key="sha256:e1", kind="episodes"):
+    """A metric that is the mean of its items, and these items."""
+    value = round(100 * sum(hits) / (each * len(hits)), 4)
+    number = {"value": value, "ci95": [value - 0.8, value + 0.8], "n": len(hits), "unit": "%"}
+    return {metric: number}, {metric: {"kind": kind, "key": key, "each": each, "hits": hits}}
+
+
+PAPER_SHOTS = [
+    {
+        "table": 6,
+        "setting": {"ways": 5, "shots": shots},
+        "metric": "accuracy",
+        "record_metric": f"test/accuracy_{shots}shot",
+        "comparable": False,
+        "why": "ResNet-12 on 65 images a class, not 600",
+    }
+    for shots in (1, 5)
+]
+LEVELS = {"bn": (59.3, 76.2), "gn": (56.5, 73.2), "bgn": (59.6, 76.3)}
+
+
+def _fewshot(norm="bn", *, seed=0, num_episodes=600, key="sha256:e", level=None, untrained=True, **changes):
+    """A run on episodes of 75 queries: some are hard for every norm, and each seed has an offset of its own."""
+    chance = random.Random(f"{norm}{seed}")
+    metrics, items = {}, {}
+    for shots, mean in zip((1, 5), level or LEVELS[norm], strict=True):
+        difficulty = random.Random(f"{key}{shots}")
+        offset = chance.gauss(0, 0.3)
+        hard = [difficulty.gauss(0, 8) for _ in range(num_episodes)]
+        for name, value in (("", mean), ("_untrained", mean - 20.0 - 10.0 * (shots == 5))):
+            if name and not untrained:
+                continue
+            percent = (value + offset + one + chance.gauss(0, 5) for one in hard)
+            hits = [min(75, max(0, round(0.75 * one))) for one in percent]
+            metric, item = _items(f"test/accuracy_{shots}shot{name}", hits, key=f"{key}{shots}")
+            metrics |= metric
+            items |= item
+    record = {
+        "run": f"fewshot-{norm}-bs256-s{seed}-{changes.pop('suffix', '00000000')}",
+        "task": "fewshot",
+        "config": "paper",
+        "model": "resnet12",
+        "dataset": {"name": "miniimagenet", "train": 38400, "test": 12000, "full": True, "checksum": "sha256:mini"},
+        "headline": "test/accuracy_1shot",
+        "metrics": metrics,
+        "items": items,
+        "selection": "best validation accuracy",
+        "paper": PAPER_SHOTS,
+        "curves": {"val/accuracy_1shot": [[1, 30.0], [2, 50.0]]},
+        "axes": {},
+    }
+    return _record(norm, seed=seed, batch_size=256, **record | changes)
+
+
+@pytest.fixture
+def make_items():
+    return _items
+
+
+@pytest.fixture
+def make_fewshot():
+    return _fewshot
+
+
+@pytest.fixture
+def fewshot_runs():
+    return [_fewshot(norm, seed=seed) for norm in LEVELS for seed in range(3)]
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.report.statistics import compare, sampling_error, summarise, t_quantile
+from shared.report.statistics import compare, sampling_error, summarise
+from shared.report.student import t_quantile
 
 # Student's sleep data and what R's t.test gives for them (?sleep).
 DRUG_1 = (0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0)

@@ -19,8 +19,9 @@ from shared.report.experiments import split_into_experiments
 from shared.report.ranking import leader
 from shared.report.records import parse_record
 from shared.report.sections import make_sections
-from shared.report.tables import cell_text, incomparable_reasons, runs_csv, section_files, table_csv, table_markdown
+from shared.report.tables import cell_text, incomparable_reasons, runs_csv, table_csv, table_markdown
 from shared.report.wording import metric_name
+from shared.report.writing import section_files
 
 COMPARABLE = [
     {"table": 2, "setting": {"batch_size": 64}, "metric": "top1", "record_metric": "test/top1", "comparable": True}

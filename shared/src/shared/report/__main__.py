@@ -70,6 +70,7 @@ def _publish(options: argparse.Namespace) -> str:
 def _report(options: argparse.Namespace) -> str:
     if options.allow_dirty:
         raise ValueError("allow-dirty must be given with --publish only; a report shows every run.")
+    from shared.report.pair_texts import terminal_lines
     from shared.report.reading import read_records
     from shared.report.wording import plural
     from shared.report.writing import write_report
@@ -81,7 +82,8 @@ def _report(options: argparse.Namespace) -> str:
         return f"{page}: no usable records in {options.runs} or {options.results} yet"
     left_out = f", {len(found.left_out)} left out" if found.left_out else ""
     counted = f"{plural(len(found.records), 'run')} in {plural(len(sections), 'experiment')}{left_out}"
-    return f"{page}: {counted}"
+    own_first = sorted(sections, key=lambda section: all(run.run in found.published for run in section.records))
+    return "\n".join([f"{page}: {counted}", *terminal_lines(own_first)])
 
 
 if __name__ == "__main__":

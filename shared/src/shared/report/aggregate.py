@@ -6,12 +6,14 @@ Diverged runs are counted, never averaged, and a norm with one is not ranked.
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shared.report.experiments import Experiment
+from shared.report.items import Items, ItemTable, item_table
 from shared.report.paper import PaperEntry, paper_entry
 from shared.report.records import PaperReference, Record
 from shared.report.statistics import Summary, summarise
+from shared.report.wording import measure_name
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Cell:
         sampling_error: Standard error of the mean over the draw of the test items, as for one run, because all
             seeds see the same items. None: unknown.
         paper: The paper's number; None where the runs name none.
+        items: Values by seed and item. None: unknown, or the runs did not see the same items.
     """
 
     by_seed: Mapping[int, float]
@@ -60,6 +63,7 @@ class Cell:
     intervals: Mapping[int, tuple[float, float]]
     sampling_error: float | None
     paper: PaperNumber | None
+    items: ItemTable | None
 
     @property
     def summary(self) -> Summary | None:
@@ -90,18 +94,27 @@ class Grid:
     """One table of an experiment.
 
     Args:
-        metric: What is measured.
+        metric: What is measured: a name in the records; of a table of several metrics, a name of its own.
+        name: The same in words.
         column_name: What the columns vary, e.g. "batch size".
         rows: Norms.
         columns: Values of the column axis; None where it is unknown.
         cells: Only where there is a run or a number of the paper.
+        by_column: Where each column is a metric of its own, the one-column table of each; else empty.
     """
 
     metric: str
+    name: str
     column_name: str
     rows: tuple[Row, ...]
     columns: tuple[int | str | None, ...]
     cells: Mapping[tuple[Row, int | str | None], Cell]
+    by_column: Mapping[int | str | None, "Grid"] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> tuple["Grid", ...]:
+        """The tables of one metric each that this one is made of; itself where it has one metric."""
+        return tuple(self.by_column.values()) or (self,)
 
 
 def sign(metric: str) -> float:
@@ -156,10 +169,10 @@ def batch_size_grid(experiment: Experiment, metric: str) -> Grid:
     for row in rows:
         for column in columns:
             members = _of_one_group_number(runs[row.norm, column])
-            reference = _reference(members, metric) or references.get(column)
+            reference = reference_of(members, metric) or references.get(column)
             if members or reference:
                 cells[row, column] = _cell(members, metric, _paper_number(row.norm, reference, members))
-    return Grid(metric, "batch size", rows, columns, cells)
+    return Grid(metric, metric_words(experiment, metric), "batch size", rows, columns, cells)
 
 
 def group_number_grid(experiment: Experiment, metric: str) -> Grid | None:
@@ -187,10 +200,11 @@ def group_number_grid(experiment: Experiment, metric: str) -> Grid | None:
             row = Row(norm, f"{label}, batch size {size}")
             rows.append(row)
             for groups, members in swept[norm, size].items():
-                paper = _paper_number(norm, _reference(members, metric), members)
+                paper = _paper_number(norm, reference_of(members, metric), members)
                 cells[row, groups] = _cell(members, metric, paper)
     columns = tuple(sorted({groups for by_groups in swept.values() for groups in by_groups}, reverse=True))
-    return Grid(metric, "number of groups G", tuple(rows), columns, cells)
+    name = metric_words(experiment, metric)
+    return Grid(metric, name, "number of groups G", tuple(rows), columns, cells)
 
 
 def _of_one_group_number(members: Sequence[Record]) -> list[Record]:
@@ -212,6 +226,7 @@ def _cell(members: Sequence[Record], metric: str, paper: PaperNumber | None) -> 
     values: dict[int, list[float]] = defaultdict(list)
     intervals: dict[int, tuple[float, float]] = {}
     errors: list[float | None] = []
+    items: list[tuple[int, Items | None]] = []
     unit = ""
     for record in members:
         if record.done and metric in record.metrics:
@@ -219,6 +234,7 @@ def _cell(members: Sequence[Record], metric: str, paper: PaperNumber | None) -> 
             values[record.seed].append(measured.value)
             unit = measured.unit
             errors.append(measured.sampling_error)
+            items.append((record.seed, record.items.get(metric)))
             if measured.ci95:
                 intervals[record.seed] = measured.ci95
     return Cell(
@@ -230,6 +246,7 @@ def _cell(members: Sequence[Record], metric: str, paper: PaperNumber | None) -> 
         intervals=intervals,
         sampling_error=mean_error(errors),
         paper=paper,
+        items=item_table(items),
     )
 
 
@@ -239,7 +256,14 @@ def mean_error(errors: Sequence[float | None]) -> float | None:
     return summarise(known).mean if known and len(known) == len(errors) else None
 
 
-def _reference(members: Sequence[Record], metric: str) -> PaperReference | None:
+def metric_words(experiment: Experiment, metric: str) -> str:
+    """Write a metric's name, with the number of ways where the paper's setting beside it has one."""
+    reference = reference_of(experiment.records, metric)
+    return measure_name(metric, reference.setting if reference else {})
+
+
+def reference_of(members: Sequence[Record], metric: str) -> PaperReference | None:
+    """The first number of the paper that runs name for a metric; None where they name none."""
     matches = (entry for record in members for entry in record.paper if entry.record_metric == metric)
     return next(matches, None)
 

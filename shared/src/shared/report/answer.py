@@ -8,7 +8,7 @@ from shared.report.paper import load_paper_tables
 from shared.report.ranking import Column, Standing, difference, settled, standings
 from shared.report.sections import MEAN, Section
 from shared.report.statistics import Difference, summarise
-from shared.report.wording import listed, metric_name, number, plural, pretty, seeds, signed, with_unit
+from shared.report.wording import listed, number, plural, pretty, seeds, setting_words, signed, with_unit
 
 
 def answers(section: Section) -> list[str]:
@@ -18,9 +18,12 @@ def answers(section: Section) -> list[str]:
         section: The section.
 
     Returns:
-        One sentence or two for the whole section; then, where it has several columns, one for each column.
+        One sentence or two for the whole section; then, where it has several columns, one for each column. Where each
+        column is a metric of its own there is no mean over them, and the answer is that of each metric in turn.
     """
     grid = section.grids[0]
+    if grid.by_column:
+        return [_by_metric(section, grid)]
     columns = [column for column in grid.columns if column != MEAN]
     if len(columns) == 1:
         place = f"On {section.subject}{_size(grid, columns[0])}"
@@ -31,6 +34,19 @@ def answers(section: Section) -> list[str]:
     place = f"On {section.subject}, averaged over {span}"
     first = _answer(grid, place, columns) + _paper_first(grid, columns)
     return [first] + [_answer(grid, f"At {grid.column_name} {column}", [column]) for column in columns]
+
+
+def _by_metric(section: Section, grid: Grid) -> str:
+    """The headline's answer, then the ranking by each other metric; what the runs lack is told once."""
+    headline = section.experiments[0].first.headline
+    first, *others = sorted(grid.parts, key=lambda part: part.metric != headline)
+    columns = list(first.columns)
+    text = _answer(first, f"On {section.subject}{_size(first, columns[0])}", columns) + _paper_first(first, columns)
+    for part in others:
+        columns = list(part.columns)
+        ranking = _ranking(part, f"By {part.name}", standings(part, columns), complete=True)
+        text += f" {ranking}{_paper_first(part, columns)}"
+    return text
 
 
 def _size(grid: Grid, column: Column) -> str:
@@ -54,7 +70,7 @@ def _ranking(grid: Grid, place: str, ranked: list[Standing], *, complete: bool) 
     first, second, *others = ranked
     direction = sign(grid.metric)
     text = (
-        f"{place}, {first.row.label} came first: {_value(first, unit, what=grid.metric)}; "
+        f"{place}, {first.row.label} came first: {_value(first, unit, what='' if grid.name in place else grid.name)}; "
         f"then {_with_value(second, unit)}; {_verdict(difference(first, second), unit, direction)}"
     )
     close = [each.row.label for each in others if settled(difference(first, each), direction=direction) is False]
@@ -73,7 +89,7 @@ def _with_value(standing: Standing, unit: str) -> str:
 def _value(standing: Standing, unit: str, *, what: str = "") -> str:
     summary = standing.summary
     spread = f" ± {number(summary.deviation, unit, digits=1)}" if summary.deviation is not None else ""
-    name = f" {metric_name(what)}" if what else ""
+    name = f" {what}" if what else ""
     return f"{with_unit(number(summary.mean, unit, digits=1) + spread, unit)}{name} ({seeds(summary.n)})"
 
 
@@ -126,7 +142,7 @@ def _paper_place(grid: Grid, papers: list[PaperNumber], columns: list[Column]) -
     for key in chosen.setting_keys():
         values = {str(paper.entry.setting.get(key)) for paper in papers}
         if len(values) == 1 and key not in ("num_groups", "search"):
-            words.append(f"{key.replace('_', ' ')} {values.pop()}")
+            words.append(setting_words(key, values.pop()))
     if len(columns) > 1:
         same = "batch sizes" if grid.column_name == "batch size" else f"{len(columns)} columns"
         words.append(f"averaged over the same {same}")

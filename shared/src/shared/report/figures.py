@@ -241,4 +241,4 @@ def _thinned(xs: Sequence[float]) -> list[float]:
 
 def _label(grid: Grid) -> str:
     unit = next((cell.unit for cell in grid.cells.values() if cell.unit), "")
-    return f"{metric_name(grid.metric)}{f' in {unit}' if unit else ''}"
+    return f"{grid.name}{f' in {unit}' if unit else ''}"

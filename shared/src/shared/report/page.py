@@ -17,13 +17,14 @@ from shared.report.figures import (
     seeds_figure,
 )
 from shared.report.markup import STYLE, data_table, element, escape, folded, paragraph, row_header
+from shared.report.pair_texts import pairs_html
 from shared.report.paper import load_paper_tables
 from shared.report.ranking import Column, Leader, leader
 from shared.report.reading import LeftOut
 from shared.report.records import Record
 from shared.report.sections import MEAN, Section
 from shared.report.tables import caption, cell_text, incomparable_reasons, mark_legend
-from shared.report.wording import plural
+from shared.report.wording import listed, plural
 
 TITLE = "Which normalization layer should I train with?"
 FIGURE_BUDGET = 500_000  # characters of SVG in a page, so that it stays below 1 MB
@@ -57,12 +58,12 @@ def draw_section(section: Section) -> DrawnSection:
         extra = (paper_batch_size_figure(table, labels),) if 2 in paper else ()
         main = (batch_size_figure(grid), *extra)
     else:
-        main = (seeds_figure(grid, grid.columns[-1]),)
+        main = tuple(seeds_figure(part, part.columns[-1]) for part in grid.parts)
     records = {record.run: record for record in section.records}
     curves = (
-        curve_figure(records, name, grid, column)
+        curve_figure(records, name, grid.parts[0], column)
         for name in _curve_names(list(records.values()))
-        for column in _spread(columns)
+        for column in _spread([column for column in grid.parts[0].columns if column != MEAN])
     )
     return DrawnSection(section, main, tuple(figure for figure in curves if figure))
 
@@ -144,8 +145,17 @@ def _overview(sections: Sequence[Section]) -> str:
 def _how_to_read(sections: Sequence[Section]) -> str:
     from norm_layers.registry import NORMS
 
-    used = {row.norm for section in sections for grid in section.grids for row in grid.rows}
+    grids = [grid for section in sections for grid in section.grids]
+    used = {row.norm for grid in grids for row in grid.rows}
     names = ", ".join(f"{NORMS[norm].label} {NORMS[norm].title}" for norm in NORMS if norm in used)
+    kinds = sorted({cell.items.kind for grid in grids for cell in grid.cells.values() if cell.items})
+    use = "That the norms saw the same test images is not made use of, so the interval is rather too wide."
+    if kinds:
+        use = (
+            f"Where the runs have recorded their test {listed(kinds)} one by one, norms are compared on each of them, "
+            f"and the interval is over seeds and {listed(kinds)} together. Elsewhere that the norms saw the same test "
+            "images is not made use of, so the interval is rather too wide."
+        )
     lines = [
         "61.20 ± 0.50 (3): mean over 3 seeds, and their standard deviation. A seed is one training from another "
         "random start. Hold the pointer on a cell to see each seed.",
@@ -153,9 +163,8 @@ def _how_to_read(sections: Sequence[Section]) -> str:
         "frame: the highest mean (of a loss, the lowest), where that is not decided.",
         "Inside the noise: training again with other seeds, or testing on other images, could turn the order round, "
         "so do not choose by that difference. The test is a 95 % interval of the difference: a t interval over "
-        "seeds, paired where both norms ran the same seeds, and the sampling error of the test images. That the norms "
-        "saw the same test images is not made use of, so the interval is rather too wide. It is not corrected for "
-        "comparing many norms.",
+        f"seeds, paired where both norms ran the same seeds, and the sampling error of the test images. {use} It is "
+        "not corrected for comparing many norms.",
         "X: not run, or not measured. Diverged (1 of 3): one of three trainings broke down; the mean is over the "
         "others, and the norm is not ranked.",
         "paper 77.1: the paper's number. Upright, with our difference to it, where our run follows the paper's "
@@ -192,8 +201,10 @@ def _section(anchor: str, section: Section, figures: str, *, alone: bool) -> str
         listing = element("ul", "\n".join(element("li", escape(sentence)) for sentence in by_column))
         parts.append(folded("Column by column", listing))
     parts += [_warnings(section)]
-    first_grid, *other_grids = (*section.grids, *section.sweeps)
-    parts += [_grid(first_grid, layer_notes(section.headline_records)), *(_grid(grid) for grid in other_grids)]
+    for grid in section.grids:
+        parts += [_grid(grid, layer_notes(section.headline_records) if grid is section.grids[0] else ())]
+        parts += [pairs_html(section, grid)]
+    parts += [_grid(grid) for grid in section.sweeps]
     if readings := readings_by_norm(section.records):
         parts.append(paragraph(f"Readings of the paper in force: {'; '.join(readings)}.", class_="note"))
     parts.append(figures)

@@ -1,10 +1,11 @@
-"""Which norm of a table is ahead, and whether seeds and test images could explain its lead."""
+"""Which norm of a table is ahead, and whether seeds and test items could explain its lead."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from shared.report.aggregate import Grid, Row, mean_error, sign
+from shared.report.items import ItemTable, mean_table, same_items
 from shared.report.statistics import Difference, Summary, compare, summarise
 
 Column = int | str | None
@@ -18,11 +19,13 @@ class Standing:
         row: The norm.
         by_seed: Value by seed: the mean over the columns, for the seeds that finished in all of them.
         sampling_error: Standard error of the mean over the draw of the test items. None: unknown.
+        items: The same values item by item. None: unknown, or not the same items in each column.
     """
 
     row: Row
     by_seed: Mapping[int, float]
     sampling_error: float | None
+    items: ItemTable | None
 
     @property
     def summary(self) -> Summary:
@@ -61,8 +64,11 @@ def standings(grid: Grid, columns: Sequence[Column]) -> list[Standing]:
         common = set.intersection(*(set(cell.by_seed) for cell in cells))
         if common:
             by_seed = {seed: summarise([cell.by_seed[seed] for cell in cells]).mean for seed in sorted(common)}
-            ranked.append(Standing(row, by_seed, mean_error([cell.sampling_error for cell in cells])))
-    return sorted(ranked, key=lambda standing: -sign(grid.metric) * standing.summary.mean)
+            error = mean_error([cell.sampling_error for cell in cells])
+            items = mean_table([cell.items for cell in cells], list(by_seed))
+            ranked.append(Standing(row, by_seed, error, items))
+    direction = sign(grid.metric)
+    return sorted(ranked, key=lambda standing: -direction * standing.summary.mean)
 
 
 def difference(first: Standing, second: Standing) -> Difference:
@@ -73,8 +79,11 @@ def difference(first: Standing, second: Standing) -> Difference:
         second: Another.
 
     Returns:
-        First minus second. The error of the test set is taken in where both norms know theirs.
+        First minus second, item by item where both were tested on the same items. Otherwise the error of the test
+        set is taken in where both norms know theirs.
     """
+    if first.items and second.items and same_items(first.items, second.items):
+        return compare(first.by_seed, second.by_seed, items=(first.items.by_seed, second.items.by_seed))
     errors = [error for error in (first.sampling_error, second.sampling_error) if error is not None]
     return compare(first.by_seed, second.by_seed, sampling=math.hypot(*errors) if len(errors) == 2 else None)
 

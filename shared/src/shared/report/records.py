@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from shared.report.fields import BadRecordError, finite, optional, pair, require
+from shared.report.items import Items, parse_items
 from shared.report.statistics import sampling_error
 
 SCHEMA = 1
@@ -92,6 +94,7 @@ class Record:
     selection: str = "?"
     protocol: Mapping[str, Any] = field(default_factory=dict)
     curves: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
+    items: Mapping[str, Items] = field(default_factory=dict)
     paper: tuple[PaperReference, ...] = ()
     readings: tuple[str, ...] = ()
     commit: str = "?"
@@ -105,11 +108,7 @@ class Record:
     def number(self, name: str) -> float | None:
         """A scalar field such as `wall_time_seconds`; None where it is unknown."""
         value = self.raw.get(name)
-        return _finite(value)
-
-
-class BadRecordError(ValueError):
-    """The record cannot be used; the message says why in one line."""
+        return finite(value)
 
 
 def parse_record(text: str | None) -> Record:
@@ -122,8 +121,8 @@ def parse_record(text: str | None) -> Record:
         The record.
 
     Raises:
-        BadRecordError: Not JSON, another schema, a required field is missing or has the wrong type, or a finished
-            run has a metric that is not a finite number.
+        BadRecordError: Not JSON, another schema, a required field is missing or has the wrong type, a finished
+            run has a metric that is not a finite number, or its items do not fit a metric.
     """
     if text is None:
         raise BadRecordError("the file cannot be read as UTF-8 text")
@@ -141,61 +140,41 @@ def parse_record(text: str | None) -> Record:
 
 
 def _build(raw: dict[str, Any]) -> Record:
-    status = _require(raw, "status", str)
+    status = require(raw, "status", str)
     if status not in STATUSES:
         raise BadRecordError(f"status must be one of {', '.join(STATUSES)}; got {status!r}")
-    headline = _require(raw, "headline", str)
-    metrics = _metrics(_require(raw, "metrics", dict), done=status == "done")
+    headline = require(raw, "headline", str)
+    metrics = _metrics(require(raw, "metrics", dict), done=status == "done")
     if status == "done" and headline not in metrics:
         raise BadRecordError(f"metrics must hold the headline {headline}; got {', '.join(metrics) or 'none'}")
     return Record(
-        run=_require(raw, "run", str),
+        run=require(raw, "run", str),
         status=status,
-        task=_require(raw, "task", str),
-        norm=_require(raw, "norm", str),
-        seed=_require(raw, "seed", int),
+        task=require(raw, "task", str),
+        norm=require(raw, "norm", str),
+        seed=require(raw, "seed", int),
         headline=headline,
         metrics=metrics,
         raw=raw,
-        config=_optional(raw, "config", str, "?"),
-        num_groups=_optional(raw, "num_groups", int, None),
-        batch_size=_optional(raw, "batch_size", int, None),
-        axes=_optional(raw, "axes", dict, {}),
-        model=_optional(raw, "model", str, "?"),
-        dataset=_optional(raw, "dataset", dict, {}),
-        selection=_optional(raw, "selection", str, "?"),
-        protocol=_optional(raw, "protocol", dict, {}),
-        curves=_curves(_optional(raw, "curves", dict, {})),
-        paper=tuple(_reference(entry) for entry in _optional(raw, "paper", list, [])),
-        readings=tuple(str(reading) for reading in _optional(raw, "readings", list, [])),
-        commit=_optional(raw, "commit", str, "?") + ("+changes" if raw.get("dirty") else ""),
-        device=_optional(raw, "device", str, "?"),
+        config=optional(raw, "config", str, "?"),
+        num_groups=optional(raw, "num_groups", int, None),
+        batch_size=optional(raw, "batch_size", int, None),
+        axes=optional(raw, "axes", dict, {}),
+        model=optional(raw, "model", str, "?"),
+        dataset=optional(raw, "dataset", dict, {}),
+        selection=optional(raw, "selection", str, "?"),
+        protocol=optional(raw, "protocol", dict, {}),
+        curves=_curves(optional(raw, "curves", dict, {})),
+        items=parse_items(
+            optional(raw, "items", dict, {}),
+            {name: metric.value for name, metric in metrics.items()},
+            done=status == "done",
+        ),
+        paper=tuple(_reference(entry) for entry in optional(raw, "paper", list, [])),
+        readings=tuple(str(reading) for reading in optional(raw, "readings", list, [])),
+        commit=optional(raw, "commit", str, "?") + ("+changes" if raw.get("dirty") else ""),
+        device=optional(raw, "device", str, "?"),
     )
-
-
-def _require(raw: Mapping[str, Any], name: str, kind: type) -> Any:
-    if name not in raw:
-        raise BadRecordError(f"the field {name} is missing, so the record is half-written")
-    value = raw[name]
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise BadRecordError(f"{name} must be of type {kind.__name__}; got {value!r:.60}")
-    if value == "":
-        raise BadRecordError(f"{name} must not be empty; got ''")
-    return value
-
-
-def _optional(raw: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
-    return default if raw.get(name) is None else _require(raw, name, kind)
-
-
-def _finite(value: object) -> float | None:
-    """The value as a float; None where it is no number, or not a finite one."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # an integer beyond the floats
-        return None
 
 
 def canonical_json(raw: Mapping[str, Any]) -> str:
@@ -216,12 +195,12 @@ def _metrics(raw: Mapping[str, Any], *, done: bool) -> dict[str, Metric]:
     for name, entry in raw.items():
         if not isinstance(entry, dict):
             raise BadRecordError(f"the metric {name} must be an object with a value; got {entry!r:.60}")
-        value = _finite(entry.get("value"))
+        value = finite(entry.get("value"))
         if value is not None:
             n = entry.get("n")
             metrics[name] = Metric(
                 value=value,
-                ci95=_pair(entry.get("ci95")),
+                ci95=pair(entry.get("ci95")),
                 n=n if isinstance(n, int) else None,
                 unit=str(entry.get("unit") or ""),
             )
@@ -231,21 +210,13 @@ def _metrics(raw: Mapping[str, Any], *, done: bool) -> dict[str, Metric]:
     return metrics
 
 
-def _pair(raw: object) -> tuple[float, float] | None:
-    """Two finite numbers; None where there are not two."""
-    if not isinstance(raw, list) or len(raw) != 2:
-        return None
-    first, second = _finite(raw[0]), _finite(raw[1])
-    return None if first is None or second is None else (first, second)
-
-
 def _curves(raw: Mapping[str, Any]) -> dict[str, tuple[Point, ...]]:
     return {name: tuple(_points(points)) for name, points in raw.items() if isinstance(points, list)}
 
 
 def _points(raw: Iterable[object]) -> Iterator[Point]:
     for entry in raw:
-        point = _pair(entry)
+        point = pair(entry)
         if point is not None:
             yield point
 
@@ -254,10 +225,10 @@ def _reference(raw: object) -> PaperReference:
     if not isinstance(raw, dict):
         raise BadRecordError(f"an entry of paper must be an object; got {raw!r:.60}")
     return PaperReference(
-        table=_require(raw, "table", int),
-        setting=_optional(raw, "setting", dict, {}),
-        metric=_require(raw, "metric", str),
-        record_metric=_require(raw, "record_metric", str),
+        table=require(raw, "table", int),
+        setting=optional(raw, "setting", dict, {}),
+        metric=require(raw, "metric", str),
+        record_metric=require(raw, "record_metric", str),
         comparable=raw.get("comparable") is True,
         why=str(raw.get("why") or ""),
     )

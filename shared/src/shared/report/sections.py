@@ -22,10 +22,11 @@ from shared.report.aggregate import (
     norm_labels,
 )
 from shared.report.experiments import Experiment
+from shared.report.joint import distinguishing_key, join_metrics, outer_setting, printed_order
 from shared.report.paper import load_paper_tables, paper_entry
 from shared.report.records import PaperReference, Record
 from shared.report.statistics import summarise
-from shared.report.wording import PRETTY, pretty
+from shared.report.wording import PRETTY, metric_name, pretty
 
 MEAN = "mean"
 
@@ -121,19 +122,13 @@ def _headline_reference(experiment: Experiment) -> PaperReference | None:
 
 def _column_setting(experiment: Experiment) -> Mapping[str, int | str]:
     reference = _headline_reference(experiment)
-    setting = reference.setting if reference else {}
-    return {key: value for key, value in setting.items() if key not in ("batch_size", "num_groups")}
+    return outer_setting(reference) if reference else {}
 
 
 def _paper_column(family: Sequence[Experiment]) -> str | None:
     """The one key of the paper's setting that tells these experiments apart; None where there is no such key."""
-    settings = [_column_setting(experiment) for experiment in family]
     sizes = {record.batch_size for experiment in family for record in experiment.records}
-    varying = {key for setting in settings for key in setting if len({str(other.get(key)) for other in settings}) > 1}
-    if len(varying) != 1 or len(sizes) != 1:
-        return None
-    key = varying.pop()
-    return key if len({str(setting.get(key)) for setting in settings}) == len(family) else None
+    return distinguishing_key([_column_setting(experiment) for experiment in family]) if len(sizes) == 1 else None
 
 
 def _section_of_one(experiment: Experiment) -> Section:
@@ -142,15 +137,14 @@ def _section_of_one(experiment: Experiment) -> Section:
     return Section(
         slug=experiment.slug,
         experiments=(experiment,),
-        grids=tuple(batch_size_grid(experiment, metric) for metric in metrics),
+        grids=join_metrics(experiment, [batch_size_grid(experiment, metric) for metric in metrics]),
         sweeps=tuple(sweep for sweep in sweeps if sweep),
     )
 
 
 def _section_of_columns(family: Sequence[Experiment], key: str) -> Section:
     reference = _headline_reference(family[0])
-    entries = load_paper_tables()[reference.table].entries if reference else ()
-    order = list(dict.fromkeys(str(entry.setting.get(key)) for entry in entries))
+    order = printed_order(reference.table, key) if reference else []
     names = {experiment.slug: str(_column_setting(experiment)[key]) for experiment in family}
     ranks = {name: order.index(name) if name in order else len(order) for name in names.values()}
     members = sorted(family, key=lambda experiment: (ranks[names[experiment.slug]], names[experiment.slug]))
@@ -178,7 +172,7 @@ def _grid_of_columns(columns: Mapping[str, Experiment], key: str, metric: str) -
         if len(present) == len(grids):
             cells[row, MEAN] = _mean_cell(row, present, columns, key, metric)
     shown = (*grids, MEAN) if any((row, MEAN) in cells for row in rows) else tuple(grids)
-    return Grid(metric, key, rows, shown, cells)
+    return Grid(metric, metric_name(metric), key, rows, shown, cells)
 
 
 def _mean_cell(row: Row, cells: Sequence[Cell], columns: Mapping[str, Experiment], key: str, metric: str) -> Cell:
@@ -193,6 +187,7 @@ def _mean_cell(row: Row, cells: Sequence[Cell], columns: Mapping[str, Experiment
         intervals={},
         sampling_error=mean_error([cell.sampling_error for cell in cells]),
         paper=_paper_mean(row, columns, key, metric),
+        items=None,
     )
 
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
 
+from shared.report.crossed import CrossedEstimate, crossed_estimate, satterthwaite
+from shared.report.student import t_quantile
+
 NORMAL_QUANTILE = NormalDist().inv_cdf(0.975)
 EQUAL_SPREAD = 1e-6  # share of the values below which a spread is the rounding of float32
 
@@ -30,7 +33,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """First minus second, with a 95 % interval over seeds and test images.
+    """First minus second, with a 95 % interval over seeds and test items.
 
     Args:
         mean: Difference of the two means.
@@ -38,7 +41,7 @@ class Difference:
         high: Upper end. None: the noise is unknown.
         paired: Whether the same seeds were compared one by one.
         obstacle: Why there is no interval: "one seed", or "no spread" where every seed gives the same difference and
-            the error of the test set is unknown. None: there is one.
+            the error of the test set is unknown, or every item does. None: there is one.
     """
 
     mean: float
@@ -98,14 +101,25 @@ def sampling_error(value: float, *, ci95: tuple[float, float] | None, n: int | N
     return math.sqrt(value * (100.0 - value) / n)
 
 
-def compare(first: Mapping[int, float], second: Mapping[int, float], *, sampling: float | None = None) -> Difference:
-    """Difference of two norms with a 95 % interval over seeds and test images.
+ItemValues = Mapping[int, Sequence[float]]
 
-    `d ± √(m² + (1.96 · e)²)`. The margin of the seeds, m, is `t(n − 1) · sd(d) / √n` over the paired differences where
-    two or more seeds are shared, Welch's margin where each norm has two or more seeds of its own. The error of the
-    test set, e, is not divided by the number of seeds, because all seeds see the same images. It keeps accuracies,
-    which come in steps of 100/n %, from looking certain when their differences happen to be equal. Errors of two
-    norms on the same images go together, and e ignores that, so the interval is rather too wide than too narrow.
+
+def compare(
+    first: Mapping[int, float],
+    second: Mapping[int, float],
+    *,
+    sampling: float | None = None,
+    items: tuple[ItemValues, ItemValues] | None = None,
+) -> Difference:
+    """Difference of two norms with a 95 % interval over seeds and test items.
+
+    Where both norms have values for the same items, the interval is that of `crossed_estimate`, over seeds and items
+    together. Otherwise it is `d ± √(m² + (1.96 · e)²)`. The margin of the seeds, m, is `t(n − 1) · sd(d) / √n` over
+    the paired differences where two or more seeds are shared, Welch's margin where each norm has two or more seeds of
+    its own. The error of the test set, e, is not divided by the number of seeds, because all seeds see the same
+    images. It keeps accuracies, which come in steps of 100/n %, from looking certain when their differences happen to
+    be equal. Errors of two norms on the same images go together, and e ignores that, so the interval is rather too
+    wide than too narrow.
 
     No interval where one seed decides nothing, and where every seed gives the same difference and e is unknown or 0.
 
@@ -113,7 +127,9 @@ def compare(first: Mapping[int, float], second: Mapping[int, float], *, sampling
         first: Value by seed.
         second: Value by seed.
         sampling: e, the standard error of the difference over the draw of the test items. None: unknown, and m alone
-            is the margin.
+            is the margin. Not used with `items`.
+        items: Values by seed and item of the first and the second, for the seeds above, both on the same items in the
+            same order. None: not known, or not the same.
 
     Returns:
         The difference.
@@ -131,88 +147,36 @@ def compare(first: Mapping[int, float], second: Mapping[int, float], *, sampling
         mean, paired = one.mean - other.mean, False
         if one.n < 2 or other.n < 2:
             return Difference(mean, None, None, paired, "one seed")
-        variances = (_variance(one), _variance(other))
-        spread, degrees = sum(variances), _welch_degrees(variances, (one.n, other.n))
+        spread, degrees = satterthwaite([(_variance(one), one.n - 1), (_variance(other), other.n - 1)])
+    if items:
+        seeds = (shared_seeds, shared_seeds) if paired else (sorted(first), sorted(second))
+        estimate = compare_items(items, seeds)
+        spread, sampling, margin = estimate.variance, None, estimate.margin
+    else:
+        margin = math.hypot(t_quantile(0.975, degrees) * math.sqrt(spread), NORMAL_QUANTILE * (sampling or 0.0))
     if math.sqrt(spread) <= EQUAL_SPREAD * largest and not sampling:
         return Difference(mean, None, None, paired, "no spread")
-    margin = math.hypot(t_quantile(0.975, degrees) * math.sqrt(spread), NORMAL_QUANTILE * (sampling or 0.0))
     return Difference(mean, mean - margin, mean + margin, paired, None)
+
+
+def compare_items(items: tuple[ItemValues, ItemValues], seeds: tuple[Sequence[int], Sequence[int]]) -> CrossedEstimate:
+    """Difference of two norms on the same items.
+
+    Args:
+        items: Values by seed and item of the first and the second.
+        seeds: Seeds of the first and of the second; where they are the same, the norms are compared seed by seed.
+
+    Returns:
+        The difference with its margin; that is over the items alone where a norm has one seed.
+    """
+    first, second = ([values[seed] for seed in several] for values, several in zip(items, seeds, strict=True))
+    if list(seeds[0]) != list(seeds[1]):
+        return crossed_estimate(first, second)
+    return crossed_estimate(
+        [[a - b for a, b in zip(one, other, strict=True)] for one, other in zip(first, second, strict=True)]
+    )
 
 
 def _variance(summary: Summary) -> float:
     """Squared standard error of the mean."""
     return 0.0 if summary.deviation is None else summary.deviation**2 / summary.n
-
-
-def _welch_degrees(variances: tuple[float, float], counts: tuple[int, int]) -> float:
-    """Degrees of freedom of Welch and Satterthwaite: `(Σ v)² / Σ v²/(n − 1)`."""
-    denominator = sum(variance**2 / (count - 1) for variance, count in zip(variances, counts, strict=True))
-    return sum(variances) ** 2 / denominator if denominator > 0 else float(min(counts) - 1)
-
-
-def t_quantile(probability: float, degrees: float) -> float:
-    """Quantile of Student's t distribution, by bisection of its distribution function.
-
-    Args:
-        probability: Between 0.5 and 1, both excluded.
-        degrees: Degrees of freedom, above 0.
-
-    Returns:
-        The `t` with `P(T ≤ t) = probability`.
-
-    Raises:
-        ValueError: An argument is out of its range.
-    """
-    if not 0.5 < probability < 1:
-        raise ValueError(f"probability must be between 0.5 and 1; got {probability}. Use the symmetry of t below 0.5.")
-    if degrees <= 0:
-        raise ValueError(f"degrees must be above 0; got {degrees}. Two values give one degree of freedom.")
-    low, high = 0.0, 1.0
-    while _t_distribution(high, degrees) < probability:
-        high *= 2.0
-    for _ in range(100):
-        middle = (low + high) / 2.0
-        if _t_distribution(middle, degrees) < probability:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2.0
-
-
-def _t_distribution(t: float, degrees: float) -> float:
-    """`P(T ≤ t)` for t ≥ 0: `1 − I_x(ν/2, 1/2) / 2` with `x = ν / (ν + t²)`."""
-    return 1.0 - _incomplete_beta(degrees / (degrees + t * t), degrees / 2.0, 0.5) / 2.0
-
-
-def _incomplete_beta(x: float, a: float, b: float) -> float:
-    """Regularised incomplete beta function `I_x(a, b)`."""
-    if x <= 0.0 or x >= 1.0:
-        return min(max(x, 0.0), 1.0)
-    if x > (a + 1.0) / (a + b + 2.0):
-        return 1.0 - _incomplete_beta(1.0 - x, b, a)
-    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    return math.exp(log_front) / a * _beta_fraction(x, a, b)
-
-
-def _beta_fraction(x: float, a: float, b: float) -> float:
-    """Lentz's evaluation of the continued fraction of the incomplete beta function.
-
-    Source: Press et al., Numerical Recipes, 3rd edition, section 6.4.
-    """
-    tiny = 1e-300
-    numerator, denominator = 1.0, 1.0 - (a + b) * x / (a + 1.0)
-    denominator = 1.0 / (denominator if abs(denominator) > tiny else tiny)
-    value = denominator
-    for step in range(1, 500):
-        for coefficient in (
-            step * (b - step) * x / ((a + 2 * step - 1) * (a + 2 * step)),
-            -(a + step) * (a + b + step) * x / ((a + 2 * step) * (a + 2 * step + 1)),
-        ):
-            denominator = 1.0 + coefficient * denominator
-            denominator = 1.0 / (denominator if abs(denominator) > tiny else tiny)
-            numerator = 1.0 + coefficient / numerator
-            numerator = numerator if abs(numerator) > tiny else tiny
-            value *= denominator * numerator
-        if abs(denominator * numerator - 1.0) < 1e-15:
-            break
-    return value

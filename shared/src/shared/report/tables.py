@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shared.report.aggregate import Cell, Grid, Row, sign
-from shared.report.audit import layer_notes
 from shared.report.ranking import Column, Leader, leader
 from shared.report.records import Record
-from shared.report.sections import Section
-from shared.report.wording import COLUMN_NAMES, MISSING, humane, metric_name, number, plural, signed
+from shared.report.wording import COLUMN_NAMES, MISSING, humane, number, plural, signed
 
 Mark = Literal["best", "highest", ""]
 TABLE_FIELDS = (
@@ -123,7 +121,8 @@ def caption(grid: Grid) -> str:
     """Say what the numbers of a table are."""
     unit = next((cell.unit for cell in grid.cells.values() if cell.unit), "")
     columns = COLUMN_NAMES.get(grid.column_name, grid.column_name)
-    return f"{metric_name(grid.metric)}{f' in {unit}' if unit else ''}, by {columns}"
+    size = next((part.columns[0] for part in grid.parts), None) if grid.by_column else None
+    return f"{grid.name}{f' in {unit}' if unit else ''}, by {columns}{f', batch size {size}' if size else ''}"
 
 
 def mark_legend(grid: Grid, *, best: str, highest: str) -> list[str]:
@@ -159,21 +158,23 @@ def table_markdown(grid: Grid, *, notes: Sequence[str] = ()) -> str:
         The table, then a line for each note.
     """
     header = [grid.column_name, *("?" if column is None else str(column) for column in grid.columns)]
-    lines = [_markdown_line(header), _markdown_line(["---"] * len(header))]
+    lines = [markdown_line(header), markdown_line(["---"] * len(header))]
     leaders = {column: leader(grid, column) for column in grid.columns}
     for row in grid.rows:
         texts = [cell_text(grid, row, column, leader=leaders[column]) for column in grid.columns]
-        lines.append(_markdown_line([row.label, *(_markdown_cell(text) for text in texts)]))
+        lines.append(markdown_line([row.label, *(_markdown_cell(text) for text in texts)]))
     below = [*mark_legend(grid, best="**Bold**", highest="*Slanted*"), *notes]
     below += [f"[paper …] is not comparable: {reason}." for reason in incomparable_reasons(grid)]
-    return "\n".join([*lines, *(f"\n{_flat(note)}" for note in below)]) + "\n"
+    return "\n".join([*lines, *(f"\n{flat(note)}" for note in below)]) + "\n"
 
 
-def _markdown_line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(_flat(cell) for cell in cells)} |"
+def markdown_line(cells: Iterable[str]) -> str:
+    """Write one row of a Markdown table."""
+    return f"| {' | '.join(flat(cell) for cell in cells)} |"
 
 
-def _flat(text: str) -> str:
+def flat(text: str) -> str:
+    """Make any text safe inside one line of Markdown."""
     for letter, replacement in (("\\", "\\\\"), ("|", "\\|"), ("<", "&lt;"), ("\n", " "), ("\r", " ")):
         text = text.replace(letter, replacement)
     return text
@@ -195,7 +196,7 @@ def table_csv(grid: Grid) -> str:
             cell = grid.cells.get((row, column))
             if cell:
                 lines.append((row.norm, column, *_csv_cell(cell)))
-    return _csv(TABLE_FIELDS, lines)
+    return csv_text(TABLE_FIELDS, lines)
 
 
 def _csv_cell(cell: Cell) -> tuple[object, ...]:
@@ -221,7 +222,7 @@ def _csv_cell(cell: Cell) -> tuple[object, ...]:
 
 def runs_csv(records: Iterable[Record]) -> str:
     """Write every metric of every run as CSV, one line each; a diverged run has one line without a value."""
-    return _csv(RUN_FIELDS, [line for record in records for line in _run_lines(record)])
+    return csv_text(RUN_FIELDS, [line for record in records for line in _run_lines(record)])
 
 
 def _run_lines(record: Record) -> list[tuple[object, ...]]:
@@ -249,24 +250,10 @@ def _run_lines(record: Record) -> list[tuple[object, ...]]:
     ]
 
 
-def _csv(fields: Iterable[str], lines: Iterable[tuple[object, ...]]) -> str:
+def csv_text(fields: Iterable[str], lines: Iterable[tuple[object, ...]]) -> str:
+    """Write a table as CSV with one line of names."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(fields)
     writer.writerows(lines)
     return stream.getvalue()
-
-
-def section_files(section: Section) -> dict[str, str]:
-    """Name and content of the files of a section's tables: one Markdown and one CSV file for each."""
-    files = {}
-    notes = layer_notes(section.headline_records)
-    for kind, grids in (("", section.grids), ("-groups", section.sweeps)):
-        for grid in grids:
-            metric = "".join(letter if letter.isalnum() else "_" for letter in grid.metric)
-            stem = f"{section.slug}-{metric}{kind}"
-            title = f"# {section.heading}: {caption(grid)}"
-            note = f"{section.subject}. Mean ± sd over seeds (number of seeds)."
-            files[f"{stem}.md"] = f"{title}\n\n{note}\n\n{table_markdown(grid, notes=() if kind else notes)}"
-            files[f"{stem}.csv"] = table_csv(grid)
-    return files

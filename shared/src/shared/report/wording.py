@@ -1,6 +1,7 @@
 """How numbers, names and sizes are written for a reader."""
 
 import re
+from collections.abc import Mapping
 
 PRETTY = {
     "cifar10": "CIFAR-10",
@@ -55,9 +56,20 @@ def with_unit(text: str, unit: str) -> str:
 
 
 def metric_name(name: str) -> str:
-    """Write a metric's name: `test/top1` is "test top-1 accuracy"."""
-    words = name.replace("/", " ").replace("_", " ")
+    """Write a metric's name: `test/top1` is "test top-1 accuracy", `val/accuracy_5shot` "val 5-shot accuracy"."""
+    words = re.sub(r"(?<![a-z])accuracy_(\d+)shot", r"\1-shot_accuracy", name).replace("/", " ").replace("_", " ")
     return re.sub(r"\btop([15])\b( accuracy| error|)", lambda m: f"top-{m[1]}{m[2] or ' accuracy'}", words)
+
+
+def measure_name(name: str, setting: Mapping[str, object]) -> str:
+    """Write a metric's name; with the ways of a few-shot setting it is "5-way 1-shot accuracy"."""
+    words = metric_name(name)
+    return f"{setting['ways']}-way {words.removeprefix('test ')}" if "ways" in setting else words
+
+
+def setting_words(key: str, value: object) -> str:
+    """Write one part of a setting of the paper: "1-shot", "batch size 64"."""
+    return f"{value}-{key[:-1]}" if key in ("ways", "shots") else f"{key.replace('_', ' ')} {value}"
 
 
 def listed(words: list[str]) -> str:

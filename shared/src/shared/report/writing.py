@@ -11,9 +11,10 @@ from shared.report.cautions import cautions
 from shared.report.experiments import split_into_experiments
 from shared.report.figures import opaque_svg
 from shared.report.page import TITLE, draw_section, render_page
+from shared.report.pair_texts import pair_files, pairs_markdown
 from shared.report.reading import RecordSet
 from shared.report.sections import Section, make_sections
-from shared.report.tables import caption, runs_csv, section_files, table_markdown
+from shared.report.tables import caption, runs_csv, table_csv, table_markdown
 
 GENERATED = "generated.txt"
 
@@ -42,6 +43,23 @@ def table_files(sections: Sequence[Section]) -> dict[str, str]:
     return {name: text for section in sections for name, text in section_files(section).items()}
 
 
+def section_files(section: Section) -> dict[str, str]:
+    """Name and content of a section's files: Markdown and CSV of each table, and of its paired differences."""
+    files = {}
+    notes = layer_notes(section.headline_records)
+    for kind, grids in (("", section.grids), ("-groups", section.sweeps)):
+        for grid in grids:
+            metric = "".join(letter if letter.isalnum() else "_" for letter in grid.metric)
+            stem = f"{section.slug}-{metric}{kind}"
+            title = f"# {section.heading}: {caption(grid)}"
+            note = f"{section.subject}. Mean ± sd over seeds (number of seeds)."
+            files[f"{stem}.md"] = f"{title}\n\n{note}\n\n{table_markdown(grid, notes=() if kind else notes)}"
+            files[f"{stem}.csv"] = table_csv(grid)
+            if not kind:
+                files |= pair_files(section, grid, stem)
+    return files
+
+
 def figure_files(sections: Sequence[Section]) -> dict[str, str]:
     """Name and content of the main figures of each section, as files of their own."""
     return {
@@ -64,6 +82,8 @@ def results_markdown(sections: Sequence[Section], found: RecordSet) -> str:
         for number, grid in enumerate((*section.grids, *section.sweeps)):
             lines += [f"Mean ± sd over seeds (number of seeds): {caption(grid)}", ""]
             lines += [table_markdown(grid, notes=() if number else notes)]
+            if number < len(section.grids) and (pairs := pairs_markdown(section, grid)):
+                lines += [pairs]
     if found.left_out:
         lines += ["## Left out", "", *(f"* `{entry.source}`: {entry.reason}" for entry in found.left_out), ""]
     return "\n".join(lines)
