@@ -3,7 +3,7 @@
 import _codecs
 import pickle
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Literal
 
@@ -15,18 +15,28 @@ Globals = Mapping[tuple[str, str], Any]
 """What a pickle may name, by module and name."""
 
 
-def _old_dtype(name: str | bytes, align: int = 0, copy: int = 0) -> np.dtype[Any]:
+_KINDS = "biufSU"  # truth values, numbers and text; objects and records could be made to reach into memory
+
+
+def _plain_dtype(name: str | bytes, align: int = 0, copy: int = 0) -> np.dtype[Any]:
     # old pickles call numpy.dtype with 0 and 1 for flags, which NumPy 2.4 deprecates
-    return np.dtype(name.decode("latin1") if isinstance(name, bytes) else name, align=bool(align), copy=bool(copy))
+    dtype: np.dtype[Any] = np.dtype(_text(name), align=bool(align), copy=bool(copy))
+    if dtype.kind not in _KINDS:
+        raise pickle.UnpicklingError(f"arrays must be of numbers or text; got {dtype}")
+    return dtype
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode("latin1") if isinstance(name, bytes) else name
 
 
 OLD_ARRAYS: Globals = {
     ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
     ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): _old_dtype,
+    ("numpy", "dtype"): _plain_dtype,
     ("_codecs", "encode"): _codecs.encode,
 }
-"""Arrays as Python 2 and NumPy 1 wrote them, in protocols 0 to 2."""
+"""Arrays as NumPy 1 wrote them, with Python 2 or in protocols 0 to 4."""
 
 ARRAYS: Globals = {
     **OLD_ARRAYS,
@@ -43,7 +53,7 @@ ARRAYS: Globals = {
 """Arrays and their scalars as any Python and NumPy wrote them, in any protocol."""
 
 
-# while it reads an array that Python 2 wrote, the unpickler in C holds its bytes twice (0.8 GB each); this one once
+# the unpickler in C holds the bytes of an array that Python 2 wrote twice (0.8 GB each) while it reads, this one once
 class RestrictedUnpickler(pickle._Unpickler):
     """Reads built-in containers, strings and numbers, and calls only what it is given.
 
@@ -62,12 +72,15 @@ class RestrictedUnpickler(pickle._Unpickler):
         self._permitted = permitted
         self._subject = subject
 
+    read: Callable[[int], bytes]
+    append: Callable[[Any], None]
+
     def load_bytearray8(self) -> None:
         """Read the bytes of an array of protocol 5 as bytes: filling a bytearray would hold them three times."""
         (length,) = struct.unpack("<Q", self.read(8))
         self.append(self.read(length))
 
-    dispatch: ClassVar = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: load_bytearray8}
+    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: load_bytearray8}
 
     def find_class(self, module: str, name: str) -> Any:
         """Return a permitted global; refuse any other."""

@@ -111,6 +111,7 @@ def test_what_a_pickle_must_hold(content, wanted, read, tmp_path):
         (PIXELS / np.float32(255), "float32 of shape (6, 2, 2, 3)"),
         (PIXELS.transpose(0, 3, 1, 2), "uint8 of shape (6, 3, 2, 2)"),
         (PIXELS.reshape(6, -1), "uint8 of shape (6, 12)"),
+        (PIXELS[:, :0], "uint8 of shape (6, 0, 2, 3)"),
     ],
 )
 @pytest.mark.parametrize("layout", ["pkl-cache", "gidaris-pickle"])
@@ -136,12 +137,18 @@ def test_labels_of_another_split(split, allowed, read, tmp_path):
     check_message(read, content, wanted, tmp_path, split=split)
 
 
+@pytest.mark.parametrize("dtype", [object, [("a", "u1")], "V8", "M8[s]"])
+def test_arrays_of_objects_and_records_are_refused(dtype, read):
+    with pytest.raises(ValueError, match=r"got: arrays must be of numbers or text; got "):
+        read({"image_data": np.empty(6, dtype), "class_dict": GOOD}, protocol=2, old=False)
+
+
 def test_a_dict_with_order_is_refused(read):
     with pytest.raises(ValueError, match=r"got collections\.OrderedDict\."):
         read({"image_data": PIXELS, "class_dict": OrderedDict(GOOD)}, old=False)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(labels=st.lists(st.integers(0, 4), min_size=1, max_size=12), data=st.data())
 def test_order_of_any_pickle(labels, data, tmp_path_factory, dumps):
     """Positions by class in any order, numbers as Python's or NumPy's: the order is by class, then by position."""

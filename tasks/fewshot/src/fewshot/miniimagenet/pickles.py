@@ -99,7 +99,7 @@ def _pixels(content: Any, key: str, path: Path) -> UInt8[ndarray, "M H W 3"]:
     if not isinstance(pixels, ndarray):
         found = f"the keys {', '.join(map(str, content))}" if isinstance(content, dict) else type(content).__name__
         raise UserError(f"{path} must hold a dict with an array {key}; got {found}. Copy the published file.")
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3 or 0 in pixels.shape:
         raise UserError(
             f"{key} in {path} must be uint8 of shape (N, H, W, 3), values 0 to 255; got {pixels.dtype} of shape "
             f"{pixels.shape}. Copy the published file, or store the pixels in this form."
