@@ -13,6 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 VENV = ROOT / ".venv"
 TOOLS = ROOT / ".tools"
+INCOMPLETE = " without learn2learn"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
@@ -33,10 +34,13 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
-def is_ready() -> bool:
-    """Return whether .venv is what requirements.lock asks for."""
+def is_ready(*, complete: bool = False) -> bool:
+    """Return whether .venv is what requirements.lock asks for; `complete`: with learn2learn, too."""
     stamp = VENV / "norm-suite-stamp"
-    return PYTHON.exists() and stamp.is_file() and stamp.read_text() == fingerprint()
+    if not (PYTHON.exists() and stamp.is_file()):
+        return False
+    wanted = [fingerprint()] if complete else [fingerprint(), fingerprint() + INCOMPLETE]
+    return stamp.read_text() in wanted
 
 
 def works(python: Path) -> bool:
@@ -84,21 +88,22 @@ def run(command: list, failure: str) -> None:
         raise SystemExit(f"error: {failure}")
 
 
-def install(sync: list, requirements: Path, failure: str) -> None:
-    """Install the locked packages; without learn2learn where it cannot be built."""
+def install(sync: list, requirements: Path, failure: str) -> str:
+    """Install the locked packages; without learn2learn where it cannot be. Return what the stamp adds about it."""
     requirements.write_text(wanted_requirements(os.environ.get("UV_TORCH_BACKEND")))
     if succeeds([*sync, str(requirements)]):
-        return
+        return ""
     lines = requirements.read_text().splitlines(keepends=True)
     requirements.write_text("".join(line for line in lines if not line.startswith("learn2learn==")))
     print("Trying again without learn2learn …", file=sys.stderr, flush=True)
     run([*sync, str(requirements)], failure)
     print(
-        "learn2learn could not be built (it needs a C compiler and Python's headers): everything else is installed, and "
-        "few-shot draws the same episodes with its own sampler.",
+        "learn2learn could not be installed (see above; it needs a C compiler and Python's headers): everything else "
+        "is, and few-shot draws the same episodes with its own sampler. `make setup` tries again.",
         file=sys.stderr,
         flush=True,
     )
+    return INCOMPLETE
 
 
 def ensure(*, quiet: bool = True) -> None:
@@ -107,7 +112,7 @@ def ensure(*, quiet: bool = True) -> None:
     Args:
         quiet: Say nothing if there is nothing to do.
     """
-    if is_ready():
+    if is_ready(complete=not quiet):
         if not quiet:
             print("The environment in .venv is up to date.")
         return
@@ -117,7 +122,7 @@ def ensure(*, quiet: bool = True) -> None:
         raise SystemExit(f"error: the repository must be writable to set up .venv; got: {error}") from None
     with (TOOLS / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if is_ready():
+        if is_ready(complete=not quiet):
             return
         stamp = VENV / "norm-suite-stamp"
         stamp.unlink(missing_ok=True)  # an interrupted installation must not look finished
@@ -135,10 +140,10 @@ def ensure(*, quiet: bool = True) -> None:
             )
         target = ["--quiet", "--python", str(PYTHON)]
         failure = "the packages of requirements.lock could not be installed (see above); `make setup` tries again."
-        install([uv, "pip", "sync", *target], TOOLS / "requirements.txt", failure)
+        missing = install([uv, "pip", "sync", *target], TOOLS / "requirements.txt", failure)
         editable = [word for folder in members() for word in ("-e", str(folder.relative_to(ROOT)))]
         run([uv, "pip", "install", *target, "--no-deps", *editable], failure)
-        stamp.write_text(fingerprint())
+        stamp.write_text(fingerprint() + missing)
 
 
 def write_lock() -> None:

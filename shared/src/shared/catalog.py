@@ -98,7 +98,7 @@ RUN_VARIABLES = {
 
 def load_tasks(root: Path = ROOT) -> dict[str, Task]:
     """Return every task, by name, found as a folder of `root`/tasks with a pyproject.toml."""
-    tasks = {}
+    tasks: dict[str, Task] = {}
     for pyproject in sorted((root / "tasks").glob("*/pyproject.toml")):
         folder = pyproject.parent
         name = folder.name
@@ -107,6 +107,11 @@ def load_tasks(root: Path = ROOT) -> dict[str, Task]:
             (folder / "src" / name / "configs").glob("*.yaml"), key=lambda path: (path.stem != "default", path.stem)
         )
         variables = {key: Variable(**value) for key, value in settings.get("variables", {}).items()}
+        for other in tasks.values():
+            if shared := other.targets.keys() & settings.get("targets", {}).keys():
+                raise ValueError(
+                    f"a make target must belong to one task; got {min(shared)} of {other.name} and {name}."
+                )
         tasks[name] = Task(
             name=name,
             title=settings["title"],

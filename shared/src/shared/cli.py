@@ -176,8 +176,9 @@ def train(prepared: Prepared, signals: StopSignals) -> tuple[int, str, dict[str,
         if signals.received is not None:
             raise Interrupted(signals.received)
         signals.immediate = True
-        for module.testing in module.tested_weights:
-            if module.testing == "best":
+        for weights in module.tested_weights:
+            module.testing = weights
+            if weights == "best":
                 load_best(prepared)
             trainer.test(module, datamodule=data, verbose=False)
         signals.immediate = False  # from here on the record is written first

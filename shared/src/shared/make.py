@@ -78,7 +78,8 @@ def read_variables(makeflags: str, environment: dict[str, str]) -> dict[str, str
 def all_targets(tasks: dict[str, Task]) -> dict[str, tuple[str, list[str]]]:
     """Return every target's help and the variables that it takes: the suite's, then those that tasks bring."""
     own = {name: (text, TARGET_VARIABLES[name]) for name, text in TARGETS.items()}
-    return own | {name: (t.help, t.variables) for task in tasks.values() for name, t in task.targets.items()}
+    brought = {name: (t.help, t.variables) for task in tasks.values() for name, t in task.targets.items()}
+    return brought | own
 
 
 def task_variables(task: Task) -> dict[str, Variable]:

@@ -23,6 +23,7 @@ REFUSED_TRAINER_SETTINGS = {
     "max_time": "stop the run with Ctrl-C and resume it",
     "overfit_batches": "take a small subset of the data",
     "barebones": "a run without checkpoints has no record",
+    "val_check_interval": "an epoch's end is when a run validates and keeps its checkpoint",
     "limit_val_batches": "every test image counts",
     "limit_test_batches": "every test image counts",
 }
@@ -140,6 +141,12 @@ class SuiteCLI(LightningCLI):
                 raise UserError(f"trainer.{name} must be left out: {instead}; got {settings[name]}.")
         if not settings["max_epochs"] or settings["max_epochs"] < 1:
             raise UserError(f"trainer.max_epochs must be at least 1; got {settings['max_epochs']}.")
+        every = settings["check_val_every_n_epoch"]
+        if every is None or not 1 <= every <= settings["max_epochs"]:
+            raise UserError(
+                f"trainer.check_val_every_n_epoch must be from 1 to the {settings['max_epochs']} epochs of the run; "
+                f"got {every}."
+            )
         return settings
 
     def trainer_protocol(self) -> dict[str, Scalar]:

@@ -112,7 +112,7 @@ def prepare(
 
 def _quieten_libraries() -> None:
     warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec.*")  # Lightning 2.6 under torch 2.15
-    warnings.filterwarnings("ignore", message=r"The number of training batches .* is smaller than the logging interval")
+    warnings.filterwarnings("ignore", message=r"The number of training batches .* smaller than the logging interval")
     for library in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(library).setLevel(logging.WARNING)
 

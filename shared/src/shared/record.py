@@ -112,6 +112,8 @@ def build_record(
         "protocol": outcome.protocol | trainer_protocol,
         "curves": curves,
         "items": {name: asdict(items) for name, items in outcome.items.items()},
+        "profiles": {name: asdict(profile) for name, profile in outcome.profiles.items()},
+        "warnings": outcome.warnings,
         "paper": [asdict(cell) for cell in outcome.paper],
         "readings": outcome.readings,
         "norm_audit": norm_audit,

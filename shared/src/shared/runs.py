@@ -61,6 +61,23 @@ class Items:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Profile:
+    """A measured number over a setting of the test, drawn as a curve.
+
+    Args:
+        title: What is shown ("PGD-20 accuracy over eps").
+        x: What is varied, with its unit ("eps × 255").
+        unit: Unit of the number.
+        points: (x, value), x increasing.
+    """
+
+    title: str
+    x: str
+    unit: str
+    points: list[tuple[float, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class PaperCell:
     """Where the paper prints the number that a metric of ours stands beside.
 
@@ -95,6 +112,8 @@ class Outcome:
         readings: How unclear places of the paper were read, where it matters to the numbers.
         curves: Metric name to (epoch, value) points.
         items: Metric name to the items that it is a mean over, where runs can be compared item by item.
+        profiles: Name to a number over a setting of the test.
+        warnings: Reasons to doubt a number, each with the numbers that say so.
     """
 
     headline: str
@@ -106,6 +125,8 @@ class Outcome:
     readings: list[str] = field(default_factory=list)
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     items: dict[str, Items] = field(default_factory=dict)
+    profiles: dict[str, Profile] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 def write_json(path: Path, value: Any) -> None:

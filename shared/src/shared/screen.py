@@ -62,26 +62,29 @@ def final_screen(run: Run, record: dict[str, Any], *, report: Path | None = None
     wandb = record["wandb"]
     tracked = {"off": "off", "offline": f"offline in {run.path / 'wandb'}; to log online: .venv/bin/wandb login"}
     data = record["dataset"]
-    lines = {
-        f"{record['headline']}": f"{ours}   [{record['selection']}]",
-        "paper": _paper_line(record),
-        **_further_numbers(record),
-        "run": f"{record['task']}/{record['config']}, {record['norm']}{groups}, batch size {record['batch_size']}, "
-        f"seed {record['seed']}",
-        "data": f"{data['name']}: {data.get('note') or 'whole'}",
-        "record": str(run.record_file),
-        "W&B": wandb.get("url") or tracked.get(wandb["mode"], wandb["mode"]),
-        "compare": f"make report runs={run.path.parent.parent}"
-        + ("" if run.path.parent.name == record["task"] else "  (give your runs folder)"),
-    }
-    if report is not None:
-        lines["report"] = f"{report}, with every other run there; open it in a browser"
-        del lines["compare"]
+    compare = f"make report runs={run.path.parent.parent}"
+    lines = [
+        (f"{record['headline']}", f"{ours}   [{record['selection']}]"),
+        ("paper", _paper_line(record)),
+        *_further_numbers(record).items(),
+        *(("warning", " ".join(text.split())) for text in record.get("warnings") or ()),
+        (
+            "run",
+            f"{record['task']}/{record['config']}, {record['norm']}{groups}, batch size {record['batch_size']}, "
+            f"seed {record['seed']}",
+        ),
+        ("data", f"{data['name']}: {data.get('note') or 'whole'}"),
+        ("record", str(run.record_file)),
+        ("W&B", wandb.get("url") or tracked.get(wandb["mode"], wandb["mode"])),
+        ("report", f"{report}, with every other run there; open it in a browser")
+        if report is not None
+        else ("compare", compare + ("" if run.path.parent.name == record["task"] else "  (give your runs folder)")),
+    ]
     if run.command.startswith("make "):
-        lines["next"] = next_command(run, record)
-    width = max(map(len, lines))
+        lines.append(("next", next_command(run, record)))
+    width = max(len(name) for name, _ in lines)
     rule = "─" * 78
-    return "\n".join([rule, *(f"{name:<{width}}  {text}" for name, text in lines.items()), rule])
+    return "\n".join([rule, *(f"{name:<{width}}  {text}" for name, text in lines), rule])
 
 
 def next_command(run: Run, record: dict[str, Any]) -> str:

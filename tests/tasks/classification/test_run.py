@@ -312,7 +312,7 @@ MISTAKES = {
     "a part of the test images": (["--trainer.limit_val_batches=0.5"], "every test image counts", "0.5"),
     "steps instead of epochs": (["--trainer.max_steps=5"], "give trainer.max_epochs", "5"),
     "no epochs": (["--trainer.max_epochs=0"], "trainer.max_epochs must be at least 1", "got 0"),
-    "never validated": (["--trainer.check_val_every_n_epoch=3"], "at most the 2 epochs", "got 3"),
+    "never validated": (["--trainer.check_val_every_n_epoch=3"], "from 1 to the 2 epochs", "got 3"),
     "accumulation by hand": (["--trainer.accumulate_grad_batches=2"], "follows from model.total_workers", "got 2"),
     "processes that do not fit": (["--trainer.devices=3", "--trainer.accelerator=cpu"], "total_workers", "got 1"),
     "a GPU that is not there": (

@@ -1,6 +1,7 @@
 """Episodes: fixed, hashed, disjoint, and the same whichever sampler draws them."""
 
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -79,13 +80,23 @@ def test_drawn_episodes_are_kept(tmp_path, builtin):
     draw_episodes(LABELS, **REQUEST | {"shots": 2}, sampler="builtin", cache_dir=tmp_path)
     assert len(list(tmp_path.rglob("*.npy"))) == 2
     file.write_bytes(b"damaged")
-    assert torch.equal(draw_episodes(LABELS, **REQUEST, sampler="builtin", cache_dir=tmp_path).indices, builtin.indices)
+    assert torch.equal(
+        draw_episodes(LABELS, **REQUEST, sampler="builtin", cache_dir=tmp_path).indices, builtin.indices
+    )
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing(tmp_path, builtin):
     (tmp_path / "episodes").write_text("a file where the folder should be")
     drawn = draw_episodes(LABELS, **REQUEST, sampler="builtin", cache_dir=tmp_path)
     assert torch.equal(drawn.indices, builtin.indices)
+
+
+def test_a_learn2learn_that_does_not_work_is_replaced(monkeypatch):
+    monkeypatch.setitem(sys.modules, "learn2learn.data", None)  # its import raises ImportError
+    monkeypatch.setattr(module, "_has_learn2learn", lambda: True)
+    assert draw_episodes(LABELS, **REQUEST | {"num_episodes": 2}).sampler == "builtin"
+    with pytest.raises(UserError, match="where learn2learn does not work; got"):
+        draw_episodes(LABELS, **REQUEST | {"num_episodes": 2}, sampler="learn2learn")
 
 
 def test_without_learn2learn_the_builtin_sampler_takes_over(monkeypatch):
@@ -101,13 +112,12 @@ def test_without_learn2learn_the_builtin_sampler_takes_over(monkeypatch):
         ({"shots": 0}, "shots must be at least 1; got 0."),
         ({"ways": 1}, "ways must be at least 2; got 1."),
         ({"queries": 0}, "queries must be at least 1; got 0."),
-        ({"num_episodes": 1}, "episodes must be at least 2; got 1."),
         ({"ways": 21}, "ways must be at most the 20 novel classes; got 21."),
         ({"shots": 46}, "shots + queries must be at most the 60 images of a novel class; got 46 + 15 = 61."),
     ],
 )
 def test_impossible_requests_are_refused(request_, message):
-    request_ = {"ways": 5, "shots": 1, "queries": 15, "num_episodes": 600} | request_
+    request_ = {"ways": 5, "shots": 1, "queries": 15} | request_
     with pytest.raises(UserError) as error:
         check_request(LABELS, **request_, split="novel")
     assert str(error.value).startswith(message)
@@ -115,9 +125,9 @@ def test_impossible_requests_are_refused(request_, message):
 
 def test_the_smallest_class_counts():
     labels = torch.tensor([0] * 30 + [1] * 10 + [2] * 30)
-    check_request(labels, ways=2, shots=5, queries=5, num_episodes=2, split="novel")
+    check_request(labels, ways=2, shots=5, queries=5, split="novel")
     with pytest.raises(UserError, match="at most the 10 images"):
-        check_request(labels, ways=2, shots=6, queries=5, num_episodes=2, split="novel")
+        check_request(labels, ways=2, shots=6, queries=5, split="novel")
 
 
 def test_base_queries_do_not_repeat_within_an_episode():

@@ -125,7 +125,9 @@ def test_embedding_in_train_mode_is_impossible():
     with pytest.raises(RuntimeError, match="must be in eval mode"):
         module.network.embed(images)
     module.network.eval()
-    assert torch.equal(module.network.embed(images)[:1].round(decimals=5), module.network.embed(images[:1]).round(decimals=5))
+    assert torch.equal(
+        module.network.embed(images)[:1].round(decimals=5), module.network.embed(images[:1]).round(decimals=5)
+    )
     next(module.network.features.children()).train()
     with pytest.raises(RuntimeError, match="must be in eval mode"):
         module.network.embed(images)

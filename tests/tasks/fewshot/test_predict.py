@@ -31,9 +31,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Three classes: labelled images, 3, 1 and 2 of them, and four more of each to label."""
     root = tmp_path_factory.mktemp("images")
-    images = embedded_images(
-        num_classes=3, images_per_class=7, image_size=32, seed=0, split="train", first_class=100
-    )
+    images = embedded_images(num_classes=3, images_per_class=7, image_size=32, seed=0, split="train", first_class=100)
     for index in range(len(images)):
         name, number = f"class{int(images.labels[index])}", index // 3
         part = "query" if number >= 3 else "support"
@@ -81,6 +79,17 @@ def test_labels_are_those_of_the_nearest_mean(trained, folders, tmp_path, capsys
         assert float(row["margin"]) == pytest.approx(cosines[first] - cosines[second], abs=3e-4)
     right = sum(Path(row["file"]).parent.name == row["label"] for row in rows)
     assert f"{right} of 12 lie in the folder of their label" in capsys.readouterr().out
+
+
+def test_the_share_of_right_ones_counts_classes_that_are_never_predicted(tmp_path):
+    def prediction(folder, label, runner_up):
+        file = tmp_path / folder / "1.png"
+        return predict.Prediction(file=file, label=label, similarity=0.9, runner_up=runner_up, margin=0.1)
+
+    predictions = [prediction("cat", "cat", "dog"), prediction("bird", "cat", "dog")]
+    assert "1 of 2 lie in the folder of their label (50.0 %)" in predict.table(
+        predictions, tmp_path, ("bird", "cat", "dog")
+    )
 
 
 def test_one_image_is_enough_to_label(trained, folders, capsys):

@@ -29,6 +29,15 @@ def test_the_norm_audit_at_84_pixels():
     assert [bool(a.equivalent) for a in audits] == [False] * 8 + [True] * 4 + [False] * 4
 
 
+def test_the_norm_audit_at_84_pixels_with_metaoptnet_s_widths():
+    module = FewshotModule(norm="bgn", widths="metaoptnet")
+    module.build_network(64)
+    sizes = {a.channels * a.height * a.width for a in audit_norms(module.network, torch.zeros(1, 3, 84, 84))}
+    assert sizes == {64 * 84 * 84, 160 * 42 * 42, 320 * 21 * 21, 640 * 10 * 10}
+    assert all(size % 64 == 0 for size in sizes)
+    assert any(size % 128 for size in sizes)
+
+
 @pytest.mark.parametrize("activation", ["leaky_relu", "silu"])
 def test_forward_is_that_of_plain_functions(activation):
     torch.manual_seed(0)
@@ -71,4 +80,5 @@ def test_groups_hold_as_many_channels_at_any_width():
     assert [groups("bgn", width) for width in (64, 32, 16, 8)] == [256, 128, 64, 32]
     assert [groups("gn", width) for width in (64, 32, 16, 8, 1)] == [32, 16, 8, 4, 1]
     assert groups("bn", 64) is None
+    assert FewshotModule(norm="bgn", widths="metaoptnet").num_groups == 64
     assert FewshotModule(norm="bgn", num_groups=7).num_groups == 7

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from shared.data.random import hash_uniform
 
-
 PADDING_MODES = ("zeros", "reflect")
 
 

@@ -10,25 +10,18 @@ import torch
 from torch import Tensor
 
 from shared.data.augment import normalise, random_crop_flip
-from shared.data.cifar10 import MEAN as CIFAR10_MEAN
-from shared.data.cifar10 import STD as CIFAR10_STD
-from shared.data.cifar10 import load_cifar10
-from shared.data.embedded import embedded_images
-from shared.data.folder import ImageFolder, open_image_folder
+from shared.data.folder import IMAGENET_MEAN, IMAGENET_STD, ImageFolder, open_image_folder
 from shared.data.folder_loader import FolderLoader
 from shared.data.folder_memory import load_into_memory
 from shared.data.loaders import ArrayLoader, Batch, ResumableLoader
 from shared.data.sets import ImageSet
+from shared.data.small import SmallSet, channel_statistics, open_cifar10, open_embedded, take_subsets
 from shared.errors import UserError
 from shared.runs import Scalar
 from shared.task import TaskData
 
 IMAGENET_SIZES = (1000, 1_281_167, 50_000)
 """Classes, training images and test images."""
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-EMBEDDED_MEAN, EMBEDDED_STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-SUBSET_SEED = 0
-"""Subsets are drawn with this seed whatever the run's, so that all seeds and norms see the same images."""
 
 
 class ClassificationData(TaskData):
@@ -89,11 +82,8 @@ class ClassificationData(TaskData):
         self.num_workers = num_workers
         self.eval_batch_size = eval_batch_size
         self.seed = seed
-        self.mean, self.std = {
-            "embedded": (EMBEDDED_MEAN, EMBEDDED_STD),
-            "cifar10": (CIFAR10_MEAN, CIFAR10_STD),
-            "imagefolder": (IMAGENET_MEAN, IMAGENET_STD),
-        }[dataset]
+        is_folder = dataset == "imagefolder"
+        self.mean, self.std = (IMAGENET_MEAN, IMAGENET_STD) if is_folder else channel_statistics(dataset)
         self.splits: tuple[ImageSet, ImageSet] | tuple[ImageFolder, ImageFolder] | None = None
         self.full_sizes: dict[str, int] = {}
 
@@ -108,9 +98,7 @@ class ClassificationData(TaskData):
         Raises:
             ValueError: If they are not there, not as they should be, or fewer than asked for.
         """
-        if self.dataset == "embedded":
-            self.splits = self._draw()
-        elif self.is_streamed:
+        if self.is_streamed:
             if self.train_images is not None or self.test_images is not None:
                 raise UserError(
                     "train_images and test_images must be left out for a streamed imagefolder; "
@@ -119,38 +107,19 @@ class ClassificationData(TaskData):
             assert self.data_dir is not None
             self.splits = open_image_folder(self.data_dir, num_classes=self.wanted_classes)
         else:
-            train, test = self._load()
-            self.full_sizes = {"train": len(train), "test": len(test)}
-            self.splits = (
-                train if self.train_images is None else train.subset(self.train_images, seed=SUBSET_SEED),
-                test if self.test_images is None else test.subset(self.test_images, seed=SUBSET_SEED),
-            )
+            found = self._open_in_memory()
+            self.splits, self.full_sizes = (found.train, found.test), found.full_sizes
 
-    def _draw(self) -> tuple[ImageSet, ImageSet]:
-        num_classes = self.wanted_classes or 10
-        sizes = {"train": self.train_images or 4000, "test": self.test_images or 2000}
-        for split, size in sizes.items():
-            if size % num_classes:
-                raise UserError(f"{split}_images must be a multiple of num_classes = {num_classes}; got {size}.")
-        train, test = (
-            embedded_images(
-                num_classes=num_classes,
-                images_per_class=size // num_classes,
-                image_size=self.image_size,
-                seed=SUBSET_SEED,
-                split=split,
-            )
-            for split, size in sizes.items()
-        )
-        return train, test
-
-    def _load(self) -> tuple[ImageSet, ImageSet]:
+    def _open_in_memory(self) -> SmallSet:
+        sizes = {"train_images": self.train_images, "test_images": self.test_images}
+        if self.dataset == "embedded":
+            return open_embedded(num_classes=self.wanted_classes or 10, image_size=self.image_size, **sizes)
         assert self.data_dir is not None
         if self.dataset == "cifar10":
-            return load_cifar10(self.data_dir, download=self.download)
+            return open_cifar10(self.data_dir, download=self.download, **sizes)
         folders = open_image_folder(self.data_dir, num_classes=self.wanted_classes, image_size=self.image_size)
         train, test = (load_into_memory(folder, self.image_size) for folder in folders)
-        return train, test
+        return take_subsets(train, test, **sizes)
 
     @property
     def train(self) -> ImageSet | ImageFolder:

@@ -131,11 +131,6 @@ class ClassificationModule(TaskModule):
                 f"got {trainer.accumulate_grad_batches}."
             )
         trainer.accumulate_grad_batches = accumulate
-        if trainer.max_epochs and trainer.max_epochs < (trainer.check_val_every_n_epoch or 1):
-            raise UserError(
-                f"trainer.check_val_every_n_epoch must be at most the {trainer.max_epochs} epochs of the run; "
-                f"got {trainer.check_val_every_n_epoch}."
-            )
         self.num_batches_per_process = self.num_batches // trainer.world_size // accumulate * accumulate
         self.steps_per_epoch = steps_per_epoch(trainer, self.num_batches_per_process)
         if accumulate > 1:

@@ -79,8 +79,8 @@ class FewshotData(TaskData):
             together; 0: not scored, unless the layout brings such images of its own.
         crop_padding: Pixels of padding for the random crop; None: 8 at 84 pixels, in proportion elsewhere.
         padding_mode: zeros (black), or reflect.
-        sampler: What draws the episodes: learn2learn, builtin, or auto (learn2learn where it is installed); both draw the
-            same ones.
+        sampler: What draws the episodes: learn2learn, builtin, or auto (learn2learn where it is installed); both draw
+            the same ones.
         embedded_classes: Base, validation and novel classes of the embedded images.
         embedded_images: Images of each such class.
         cache_dir: Folder for decoded images and drawn episodes; None: NORM_SUITE_CACHE, else the user's cache folder.
@@ -126,9 +126,7 @@ class FewshotData(TaskData):
             if len(sizes) != 3:
                 raise UserError(f"{name} must be three numbers, for base, validation and novel; got {list(sizes)}.")
         if dataset == "miniimagenet" and data_dir is None:
-            raise UserError(
-                "data_dir must name the folder with miniImageNet; got nothing. Set data_dir= or DATA_DIR."
-            )
+            raise UserError("data_dir must name the folder with miniImageNet; got nothing. Set data_dir= or DATA_DIR.")
         if download:
             raise UserError(
                 "download must be false: no public link to miniImageNet is known to last; got true. "
@@ -143,12 +141,15 @@ class FewshotData(TaskData):
         self.ways, self.queries, self.num_episodes, self.num_val_episodes = ways, queries, episodes, val_episodes
         self.joint_images = joint_images
         self.crop_padding = protocol.crop_padding(self.image_size) if crop_padding is None else crop_padding
+        if not 0 <= self.crop_padding < self.image_size:
+            raise UserError(
+                f"crop_padding must be at least 0 and below the image's {self.image_size} pixels; "
+                f"got {self.crop_padding}."
+            )
         self.padding_mode, self.sampler = padding_mode, sampler
         self.embedded_classes, self.embedded_images = tuple(embedded_classes), tuple(embedded_images)
         self.cache_dir, self.eval_batch_size, self.seed = cache_dir, eval_batch_size, seed
-        self.mean, self.std = (
-            (EMBEDDED_MEAN, EMBEDDED_STD) if dataset == "embedded" else (protocol.MEAN, protocol.STD)
-        )
+        self.mean, self.std = (EMBEDDED_MEAN, EMBEDDED_STD) if dataset == "embedded" else (protocol.MEAN, protocol.STD)
         self.layout = "embedded"
         self._splits: Splits | None = None
 
@@ -161,9 +162,12 @@ class FewshotData(TaskData):
         splits, self._checksum = self._draw() if self.dataset == "embedded" else self._load()
         self._splits = splits
         ways = min(self.ways, splits.val.num_classes)
+        for name, value in {"episodes": self.num_episodes, "val_episodes": self.num_val_episodes}.items():
+            if value < 2:
+                raise UserError(f"{name} must be at least 2, for an interval; got {value}.")
         for shots in self.shots:
-            self._check(splits.novel, "novel", ways=self.ways, shots=shots, episodes=self.num_episodes)
-        self._check(splits.val, "validation", ways=ways, shots=1, episodes=self.num_val_episodes)
+            check_request(splits.novel.labels, ways=self.ways, shots=shots, queries=self.queries, split="novel")
+        check_request(splits.val.labels, ways=ways, shots=1, queries=self.queries, split="validation")
         if splits.base_test is not None and len(splits.base_test) < self.ways * self.queries:
             raise UserError(
                 f"joint_images must give at least ways × queries = {self.ways * self.queries} images over all base "
@@ -184,11 +188,6 @@ class FewshotData(TaskData):
                 len(splits.base_test), queries=self.ways * self.queries, num_episodes=self.num_episodes,
                 seed=JOINT_SEED,
             )  # fmt: skip
-
-    def _check(self, images: ImageSet, split: str, *, ways: int, shots: int, episodes: int) -> None:
-        check_request(
-            images.labels, ways=ways, shots=shots, queries=self.queries, num_episodes=episodes, split=split
-        )
 
     def _draw_episodes(self, images: ImageSet, *, ways: int, shots: int, episodes: int, seed: int) -> Episodes:
         return draw_episodes(
@@ -357,7 +356,7 @@ class FewshotData(TaskData):
             "image size": (self.image_size, protocol.IMAGE_SIZE),
             "crop padding": (self.crop_padding, protocol.crop_padding(self.image_size)),
             "padding": (self.padding_mode, "zeros"),
-            "batch size": (self.batch_size, protocol.BATCH_SIZE),
             "episodes": (self.num_episodes, protocol.EPISODES),
         }
-        return differences + [f"{name} {ours}, not {theirs}" for name, (ours, theirs) in pairs.items() if ours != theirs]
+        differences += [f"{name} {ours}, not {theirs}" for name, (ours, theirs) in pairs.items() if ours != theirs]
+        return differences

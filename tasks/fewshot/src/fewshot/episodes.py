@@ -62,9 +62,7 @@ class Episodes:
         return f"sha256:{digest.hexdigest()}"
 
 
-def check_request(
-    labels: Int64[Tensor, " N"], *, ways: int, shots: int, queries: int, num_episodes: int, split: str
-) -> None:
+def check_request(labels: Int64[Tensor, " N"], *, ways: int, shots: int, queries: int, split: str) -> None:
     """Check that episodes can be drawn.
 
     Args:
@@ -72,13 +70,12 @@ def check_request(
         ways: Classes of an episode.
         shots: Labelled images a class.
         queries: Queries a class.
-        num_episodes: Number of episodes; at least 2, for an interval.
         split: Name of the classes, for the message.
 
     Raises:
         UserError: If a number is too small, or too large for the split.
     """
-    least = {"ways": (ways, 2), "shots": (shots, 1), "queries": (queries, 1), "episodes": (num_episodes, 2)}
+    least = {"ways": (ways, 2), "shots": (shots, 1), "queries": (queries, 1)}
     for name, (value, smallest) in least.items():
         if value < smallest:
             raise UserError(f"{name} must be at least {smallest}; got {value}.")
@@ -125,21 +122,32 @@ def draw_episodes(
     Raises:
         UserError: If learn2learn is asked for and not installed.
     """
-    has_learn2learn = importlib.util.find_spec("learn2learn") is not None
-    if sampler == "learn2learn" and not has_learn2learn:
+    name = "builtin" if sampler == "builtin" or not _has_learn2learn() else "learn2learn"
+    if sampler == "learn2learn" and name == "builtin":
         raise UserError("sampler must be builtin or auto where learn2learn is not installed; got 'learn2learn'.")
-    draw = _draw_with_learn2learn if has_learn2learn and sampler != "builtin" else _draw_with_random
-    name = "learn2learn" if draw is _draw_with_learn2learn else "builtin"
-    request = f"{name}|{ways}|{shots}|{queries}|{num_episodes}|{seed}|".encode() + labels.numpy().tobytes()
-    file = None if cache_dir is None else cache_dir / "episodes" / f"{hashlib.sha256(request).hexdigest()}.npy"
+    key = f"{name}|{ways}|{shots}|{queries}|{num_episodes}|{seed}|".encode() + labels.numpy().tobytes()
+    file = None if cache_dir is None else cache_dir / "episodes" / f"{hashlib.sha256(key).hexdigest()}.npy"
     shape = (num_episodes, ways, shots + queries)
     indices = None if file is None else _read(file, shape)
     if indices is None:
-        drawn = draw(labels, ways=ways, images=shots + queries, num_episodes=num_episodes, seed=seed)
+        draw = _draw_with_learn2learn if name == "learn2learn" else _draw_with_random
+        try:
+            drawn = draw(labels, ways=ways, images=shots + queries, num_episodes=num_episodes, seed=seed)
+        except ImportError as error:  # installed, but not for this Python, or without what it needs
+            if sampler == "learn2learn":
+                raise UserError(
+                    f"sampler must be builtin or auto where learn2learn does not work; got: {error}"
+                ) from error
+            request = {"ways": ways, "shots": shots, "queries": queries, "num_episodes": num_episodes, "seed": seed}
+            return draw_episodes(labels, **request, sampler="builtin", cache_dir=cache_dir)
         indices = torch.tensor(drawn).view(shape)
         if file is not None:
             _write(file, indices)
     return Episodes(indices, shots, name)
+
+
+def _has_learn2learn() -> bool:
+    return importlib.util.find_spec("learn2learn") is not None
 
 
 def draw_queries(num_images: int, *, queries: int, num_episodes: int, seed: int) -> Int64[Tensor, "episodes queries"]:

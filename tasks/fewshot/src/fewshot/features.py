@@ -1,8 +1,8 @@
-"""Embeddings of a whole split, extracted once, and the check that an image's embedding is its own."""
+"""The check that an image's embedding is its own, and a fair start for untrained features."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from copy import deepcopy
 
 import torch
@@ -10,43 +10,10 @@ from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
 from fewshot.imprinting import ImprintingNetwork
-from shared.data.loaders import Batch
 from shared.errors import UserError
 
 INDEPENDENCE_TOLERANCE = 1e-2
 """Largest distance between two embeddings of length 1 of one image that rounding, in bfloat16 too, may explain."""
-
-
-class FeatureStore:
-    """The embeddings of one split, filled batch by batch by any number of processes.
-
-    Args:
-        num_images: Images of the split.
-    """
-
-    def __init__(self, num_images: int) -> None:
-        self.num_images = num_images
-        self.embeddings: Tensor | None = None
-
-    def add(self, embeddings: Tensor, batch: Batch) -> None:
-        """Put a batch's embeddings in their places.
-
-        Args:
-            embeddings: Shape (N, d).
-            batch: The batch that they are of.
-        """
-        if self.embeddings is None:
-            self.embeddings = embeddings.new_zeros(self.num_images, embeddings.shape[1])
-        self.embeddings[batch.indices[batch.valid]] = embeddings[batch.valid]
-
-    def gather(self, reduce_sum: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return all embeddings, on every process.
-
-        Args:
-            reduce_sum: Adds a tensor up over the processes; each image has zeros on all but one.
-        """
-        assert self.embeddings is not None, "add() comes first"
-        return reduce_sum(self.embeddings)
 
 
 def check_independence(network: ImprintingNetwork, images: Tensor) -> None:

@@ -16,8 +16,8 @@ CHUNK = 100
 class CosineClassifier(nn.Module):
     r"""Logits from cosines: :math:`\ell_{nc} = s \, \hat f_n \cdot \hat w_c` with :math:`\hat v = v / \|v\|_2`.
 
-    One learnable scale s; no bias, which would be the same for every class. Cosines are taken in float32 at least, under
-    autocast too: bfloat16 has steps of 0.004 near 1.
+    One learnable scale s; no bias, which would be the same for every class. Cosines are taken in float32 at least,
+    under autocast too: bfloat16 has steps of 0.004 near 1.
 
     Args:
         embedding_size: d.
@@ -75,7 +75,7 @@ class ImprintingNetwork(nn.Module):
             RuntimeError: If a part of the feature extractor is in train mode.
         """
         if any(module.training for module in self.features.modules()):
-            raise RuntimeError("the network must be in eval mode to embed images; got train mode. Call network.eval().")
+            raise RuntimeError("network must be in eval mode to embed images; got train mode. Call network.eval().")
         return unit(at_least_float32(self.features(images)))
 
 
@@ -160,7 +160,8 @@ def joint_hits(
     Source: Gidaris and Komodakis 2018, section 4.1 ("both" accuracy).
     """
     weights = unit(base_weights)
-    novel_hits, base_hits = [], []
+    novel_hits: list[Tensor] = []
+    base_hits: list[Tensor] = []
     for chunk, queries in zip(episodes.to(novel.device).split(CHUNK), base_queries.to(novel.device).split(CHUNK)):
         prototypes = imprint(novel[chunk[:, :, :shots]])
         truth = torch.arange(chunk.shape[1], device=novel.device).repeat_interleave(chunk.shape[2] - shots)

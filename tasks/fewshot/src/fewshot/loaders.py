@@ -26,7 +26,7 @@ def draw_by_class(
         num_draws: Number of draws.
         seed: Seed of the run.
         epoch: Epoch number.
-        block: Draws among which an image appears at most once, as far as its class has enough images.
+        block: Draws among which an image appears at most once, if its class has at least so many images.
 
     Returns:
         Image numbers.
@@ -50,8 +50,8 @@ def draw_by_class(
         by_key = torch.argsort(keys, stable=True)
         is_repeat = torch.zeros(num_draws, dtype=torch.bool)
         is_repeat[by_key[1:]] = keys[by_key][1:] == keys[by_key][:-1]
-        slots = is_repeat.nonzero()[:, 0]
-        if len(slots) == 0 or int(sizes.min()) < block:
+        slots = (is_repeat & (sizes[classes] >= block)).nonzero()[:, 0]
+        if len(slots) == 0:
             break
         places[slots] = draw(slots, attempt)
     return order[places]
@@ -79,8 +79,8 @@ class DrawnPlan(BatchPlan):
 class BaseLoader(ResumableLoader):
     """Training batches of the base classes.
 
-    A batch's `indices`, the keys of its augmentation, are the images' numbers in a pass over the data. Where an epoch is
-    a number of iterations, an image comes several times, and they are the positions in the epoch.
+    A batch's `indices`, the keys of its augmentation, are the images' numbers in a pass over the data. Where an epoch
+    is a number of iterations, an image comes several times, and they are the positions in the epoch.
 
     Args:
         images: The base images.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fewshot import protocol
 from fewshot.data import FewshotData
-from fewshot.features import FeatureStore, calibrated_copy, check_independence
+from fewshot.features import calibrated_copy, check_independence
 from fewshot.imprinting import CosineClassifier, ImprintingNetwork, episode_hits, joint_hits
 from fewshot.outcome import fewshot_outcome
 from fewshot.resnet12 import ACTIVATIONS, ResNet12, resolve_widths
@@ -25,11 +25,12 @@ from shared.callbacks import steps_per_epoch
 from shared.data.loaders import Batch
 from shared.errors import UserError, choose
 from shared.metrics import WeightedMean
+from shared.per_image import PerImage
 from shared.runs import Outcome
 from shared.task import TaskData, TaskModule
 
-CALIBRATION_IMAGES = 2560
-"""Base images from which the untrained network's running statistics are estimated: ten batches of the paper's."""
+CALIBRATION_IMAGES, CALIBRATION_BATCH = 2560, 64
+"""Base images from which the untrained network's running statistics are estimated, whatever the run's batch size."""
 
 
 class FewshotModule(TaskModule):
@@ -40,8 +41,8 @@ class FewshotModule(TaskModule):
 
     Args:
         norm: Norm layer: bn, in, ln, gn, pn, gbgn, bgn, none, or package.module:Class of your own.
-        num_groups: G of the norms with groups; None: 256 for BGN, 32 for GN and GBGN, in proportion to the first width
-            below 64.
+        num_groups: G of the norms with groups; None: 256 for BGN (64 with metaoptnet widths), 32 for GN and GBGN, in
+            proportion to the first width where it is not 64.
         batch_size: Images per worker and step (set by data.batch_size).
         widths: Channels of the four blocks: tadam (64 to 512), metaoptnet (64 to 640), or four numbers.
         activation: leaky_relu (slope 0.1) or silu.
@@ -52,6 +53,7 @@ class FewshotModule(TaskModule):
         momentum: Nesterov's.
     """
 
+    network: ImprintingNetwork
     monitor = "val/accuracy"
     shown = ("train/loss", "train/accuracy", "val/accuracy")
     tested_weights = ("last", "best")
@@ -75,9 +77,14 @@ class FewshotModule(TaskModule):
             raise ValueError(f"num_groups must be left out for norm {norm!r}, which has no groups; got {num_groups}.")
         protocol.check_schedule(learning_rates, milestones)
         choose("activation", activation, ACTIVATIONS)
+        for name, value in {"momentum": momentum, "weight_decay": weight_decay}.items():
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} must be in [0, 1); got {value}.")
+        if scale <= 0:
+            raise ValueError(f"scale must be above 0; got {scale}.")
         self.norm, self.batch_size, self.activation = norm, batch_size, activation
         self.widths = resolve_widths(widths)
-        self.num_groups = protocol.num_groups(norm, width=self.widths[0]) if num_groups is None else num_groups
+        self.num_groups = protocol.num_groups(norm, widths=self.widths) if num_groups is None else num_groups
         self.scale = scale
         self.learning_rates, self.milestones = tuple(learning_rates), tuple(milestones)
         self.weight_decay, self.momentum = weight_decay, momentum
@@ -112,16 +119,11 @@ class FewshotModule(TaskModule):
         return self.num_groups
 
     def prepare_trainer(self, trainer: pl.Trainer) -> None:
-        """Check that the run has batches and is validated."""
+        """Check that the run has batches."""
         if self.data.num_batches(trainer.world_size) < 1:
             raise UserError(
                 f"batch_size × processes must be at most the {len(self.data.splits.members)} base images; "
                 f"got {self.batch_size} × {trainer.world_size}."
-            )
-        if trainer.max_epochs and trainer.max_epochs < (trainer.check_val_every_n_epoch or 1):
-            raise UserError(
-                f"trainer.check_val_every_n_epoch must be at most the {trainer.max_epochs} epochs of the run; "
-                f"got {trainer.check_val_every_n_epoch}."
             )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -138,22 +140,21 @@ class FewshotModule(TaskModule):
         data, device = self.data, self.device
         images, members = data.splits.base.images, data.splits.members
         places = torch.linspace(0, len(members) - 1, min(CALIBRATION_IMAGES, len(members))).long()
-        parts = members[places].split(self.batch_size)
+        parts = [part for part in members[places].split(CALIBRATION_BATCH) if len(part) > 1]
 
         def calibration() -> Iterable[Tensor]:
             for part in parts:
-                if len(part) > 1:
-                    yield data.normalised(images[part].to(device), dtype=self.dtype)  # type: ignore[arg-type]
+                yield data.normalised(images[part].to(device), dtype=self.dtype)  # type: ignore[arg-type]
 
         with self.trainer.precision_plugin.forward_context():
             network = calibrated_copy(self.network, calibration())
             check_independence(network, next(iter(calibration()))[:4])
             embeddings = []
             for loader in data.test_dataloader():
-                store = FeatureStore(loader.plan.num_images)
+                store = PerImage(loader.plan.num_images)
                 for batch in loader:
                     store.add(network.embed(data.normalised(batch.images, dtype=self.dtype)), batch)  # type: ignore[arg-type]
-                embeddings.append(store.gather(self._sum_over_ranks))
+                embeddings.append(store.gather(self.trainer))
         return self._score_test(*embeddings)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
@@ -170,13 +171,13 @@ class FewshotModule(TaskModule):
         """Log the epoch's training loss and accuracy, over all workers, and the scale."""
         metrics = {"loss": self.train_loss.compute(), "accuracy": 100 * self.train_accuracy.compute()}
         self.log_dict({f"train/{name}": value for name, value in metrics.items()}, sync_dist=True)
-        self.log("train/scale", self.network.classifier.scale.detach())
+        self.log("train/scale", self.network.classifier.scale.detach(), sync_dist=True)
         self.train_loss.reset()
         self.train_accuracy.reset()
 
     def on_validation_epoch_start(self) -> None:
         """Make room for the validation classes' embeddings."""
-        self._stores = [FeatureStore(len(self.data.splits.val))]
+        self._stores = [PerImage(len(self.data.splits.val))]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Embed images of the validation classes."""
@@ -186,13 +187,13 @@ class FewshotModule(TaskModule):
         """Log the accuracy on the validation episodes."""
         episodes = self.data.val_episodes
         (store,) = self._stores
-        hits = episode_hits(store.gather(self._sum_over_ranks), episodes.indices, shots=1)
+        hits = episode_hits(store.gather(self.trainer), episodes.indices, shots=1)
         metric = protocol.episode_metric(hits, episodes.num_queries)
-        self.log("val/accuracy", torch.tensor(metric.value), prog_bar=True)
+        self.log("val/accuracy", torch.tensor(metric.value, device=self.device), prog_bar=True, sync_dist=True)
 
     def on_test_epoch_start(self) -> None:
         """Make room for the novel classes' embeddings, and those of held-out images of base classes."""
-        self._stores = [FeatureStore(loader.plan.num_images) for loader in self.data.test_dataloader()]
+        self._stores = [PerImage(loader.plan.num_images) for loader in self.data.test_dataloader()]
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002
         """Embed test images."""
@@ -200,20 +201,21 @@ class FewshotModule(TaskModule):
 
     def on_test_epoch_end(self) -> None:
         """Score all test episodes."""
-        hits = self._score_test(*(store.gather(self._sum_over_ranks) for store in self._stores))
+        hits = self._score_test(*(store.gather(self.trainer) for store in self._stores))
         self.hits[self.testing] = hits
         if self.run_dir is not None:
             self._keep_episodes(self.run_dir)
         for shots in self.data.shots:
             metric = protocol.episode_metric(hits[f"{shots}shot"], self.data.test_episodes[shots].num_queries)
-            self.log(f"test/accuracy_{shots}shot", torch.tensor(metric.value))
+            self.log(f"test/accuracy_{shots}shot", torch.tensor(metric.value, device=self.device), sync_dist=True)
 
     def _keep_episodes(self, folder: Path) -> None:
         """Write episodes.npz: the image numbers of each episode, and the right answers by weights."""
         arrays = {f"images_{shots}shot": episodes.indices for shots, episodes in self.data.test_episodes.items()}
         arrays |= {f"hits_{n}_{weights}": hits for weights, scores in self.hits.items() for n, hits in scores.items()}
         temporary = folder / ".episodes.partial.npz"
-        np.savez_compressed(temporary, **{name: array.numpy() for name, array in arrays.items()})
+        contents: dict[str, Any] = {name: array.numpy() for name, array in arrays.items()}
+        np.savez_compressed(temporary, **contents)
         temporary.replace(folder / "episodes.npz")
 
     def _score_test(self, novel: Tensor, base: Tensor | None = None) -> dict[str, Tensor]:
@@ -229,11 +231,6 @@ class FewshotModule(TaskModule):
                     self.network.classifier.weight.detach().to(novel.dtype), shots=shots,
                 )  # fmt: skip
         return {name: values.cpu() for name, values in hits.items()}
-
-    def _sum_over_ranks(self, tensor: Tensor) -> Tensor:
-        if self.trainer.world_size == 1:
-            return tensor
-        return self.trainer.strategy.reduce(tensor, reduce_op="sum")  # type: ignore[return-value]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the untrained network's score for a resumed run."""

@@ -35,7 +35,7 @@ def fewshot_outcome(
         for name, unit in (("train/accuracy", "%"), ("train/loss", ""), ("train/scale", "")):
             metrics[name] = Metric(value=history[-1][name], unit=unit)
     curves = {name: [(int(e["epoch"]), e[name]) for e in history if name in e] for name in CURVES}
-    differences = _differences(module, data)
+    differences = differences_from_the_paper(module, data)
     paper = [
         PaperCell(
             table=6, setting={"ways": data.ways, "shots": shots}, metric="accuracy",
@@ -94,7 +94,7 @@ def _settings(module: FewshotModule) -> dict[str, Scalar]:
     }
 
 
-def _differences(module: FewshotModule, data: FewshotData) -> list[str]:
+def differences_from_the_paper(module: FewshotModule, data: FewshotData) -> list[str]:
     """Return in words how the run differs from the paper's protocol."""
     trainer = module.trainer
     pairs: dict[str, tuple[object, object]] = {
@@ -105,7 +105,10 @@ def _differences(module: FewshotModule, data: FewshotData) -> list[str]:
         "momentum": (module.momentum, protocol.MOMENTUM),
         "precision": (str(trainer.precision), "32-true"),
         "gradient clipping": (trainer.gradient_clip_val, None),
-        "accumulated batches": (trainer.accumulate_grad_batches, 1),
+        "images a step": (
+            data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
+            protocol.BATCH_SIZE,
+        ),
         "share of the training batches": (trainer.limit_train_batches, 1.0),
     }
     differences = data.differences_from_paper()
@@ -120,7 +123,9 @@ def _differences(module: FewshotModule, data: FewshotData) -> list[str]:
 
 def _readings(module: FewshotModule, data: FewshotData) -> list[str]:
     length = f"{data.iterations_per_epoch} iterations" if data.iterations_per_epoch else "a pass over the base images"
+    workers = module.trainer.world_size
     readings = [
+        f"{workers} {'worker' if workers == 1 else 'workers'}; the paper does not say how many",
         f"an epoch is {length}; the paper does not say, and the code that it follows means 1,000 iterations",
         "ResNet-12 pools after all four blocks; activation, widths and queries a class are not stated",
         "± is 1.96 standard errors over episodes (n − 1); the paper announces intervals and prints none",

@@ -84,8 +84,8 @@ class Predictor:
             parts.append(self.module.network.embed(self.data.normalised(torch.from_numpy(pixels))))
         return torch.cat(parts)
 
-    def predict(self, support: Path, query: Path) -> list[Prediction]:
-        """Label the images of a folder.
+    def predict(self, support: Path, query: Path) -> tuple[list[Prediction], tuple[str, ...]]:
+        """Label the images of a folder; return the labels and the classes.
 
         Args:
             support: Folder with one folder of labelled images for each class.
@@ -103,13 +103,14 @@ class Predictor:
         embedded = self.embed([examples.root / file for file in examples.files])
         weights = torch.stack([imprint(embedded[examples.labels == c]) for c in range(examples.num_classes)])
         top = (self.embed(files) @ weights.T).topk(2, dim=1)
-        return [
+        predictions = [
             Prediction(
                 file=file, label=examples.classes[first], similarity=best, runner_up=examples.classes[second],
                 margin=best - other,
             )
             for file, (first, second), (best, other) in zip(files, top.indices.tolist(), top.values.tolist())
         ]  # fmt: skip
+        return predictions, examples.classes
 
 
 def find_images(path: Path) -> list[Path]:
@@ -144,7 +145,7 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
         raise UserError(f"out must be a file that can be written; got {path} ({error.strerror}).") from error
 
 
-def table(predictions: Sequence[Prediction], query: Path) -> str:
+def table(predictions: Sequence[Prediction], query: Path, classes: Sequence[str]) -> str:
     """Return the predictions as text; with the share of right ones where images lie in folders named like classes."""
     names = [str(p.file.relative_to(query)) if p.file != query else p.file.name for p in predictions]
     width = max(len("file"), *(len(name) for name in names[:SHOWN]))
@@ -156,7 +157,6 @@ def table(predictions: Sequence[Prediction], query: Path) -> str:
         )
     if len(predictions) > SHOWN:
         lines.append(f"… and {len(predictions) - SHOWN} more (out=FILE.csv gets all)")
-    classes = {p.label for p in predictions} | {p.runner_up for p in predictions}
     known = [p for p in predictions if p.file.parent.name in classes and p.file != query]
     if known and len(known) == len(predictions):
         right = sum(p.file.parent.name == p.label for p in known)
@@ -181,12 +181,12 @@ def main(arguments: list[str] | None = None) -> int:
                     "Try make predict run=RUN_DIR support=FOLDER query=FOLDER."
                 )
         query = options.query.expanduser()
-        predictions = Predictor(options.run.expanduser()).predict(options.support.expanduser(), query)
+        predictions, classes = Predictor(options.run.expanduser()).predict(options.support.expanduser(), query)
         if options.out is not None:
             write_predictions(options.out.expanduser(), predictions)
     except ValueError as error:
         exit_with_usage_error(error)
-    print(table(predictions, query))
+    print(table(predictions, query, classes))
     return 0
 
 

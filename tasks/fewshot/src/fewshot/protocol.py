@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fewshot.resnet12 import WIDTHS
 from norm_layers.registry import NORMS, default_num_groups
 from shared.runs import Metric
 
@@ -32,8 +33,9 @@ WAYS, SHOTS, QUERIES, EPISODES, VAL_EPISODES = 5, (1, 5), 15, 600, 2000
 IMAGE_SIZE, CROP_PADDING = 84, 8
 FULL_WIDTH = 64
 """Channels of ResNet-12's first block."""
-BGN_GROUPS = 256
-"""G of BGN at full width; the paper does not name it. The largest G that divides C·H·W of every layer at 84 pixels."""
+BGN_GROUPS, METAOPTNET_GROUPS = 256, 64
+"""G of BGN; the paper names none. The largest powers of two that divide C·H·W of every layer at 84 pixels, with
+TADAM's and MetaOptNet's widths."""
 MEAN = (120.39586422 / 255, 115.59361427 / 255, 104.54012653 / 255)
 STD = (70.68188272 / 255, 68.27635443 / 255, 72.54505529 / 255)
 """Of miniImageNet's base classes, from the published code."""
@@ -60,26 +62,31 @@ def check_schedule(rates: Sequence[float], milestones: Sequence[int]) -> None:
     """
     if len(rates) != len(milestones) + 1 or min(rates, default=0) <= 0:
         raise ValueError(
-            f"learning_rates must be positive and one more than milestones; got {tuple(rates)} and {tuple(milestones)}."
+            "learning_rates must be positive and one more than milestones; "
+            f"got {tuple(rates)} and {tuple(milestones)}."
         )
     if list(milestones) != sorted(set(milestones)):
         raise ValueError(f"milestones must increase; got {tuple(milestones)}.")
 
 
-def num_groups(norm: str, *, width: int) -> int | None:
-    """Return G when the user gives none: a group holds as many channels of a narrow network as of the full one.
+def num_groups(norm: str, *, widths: Sequence[int]) -> int | None:
+    """Return G when the user gives none: a group holds as many channels of another width as of the full one.
 
-    ``G = max(1, G_full * width // 64)`` with G_full = 256 for BGN and 32 for GN and GBGN.
+    ``G = max(1, G_full * widths[0] // 64)`` with G_full = 256 for BGN and 32 for GN and GBGN; for BGN with
+    MetaOptNet's widths 64, the largest power of two that divides all layers there.
 
     Args:
         norm: The norm.
-        width: Channels of the first block.
+        widths: Channels of the four blocks.
 
     Returns:
         G; None for a norm without groups, or from outside.
     """
-    full = BGN_GROUPS if norm == "bgn" else default_num_groups(norm) if norm in NORMS else None
-    return None if full is None else max(1, full * width // FULL_WIDTH)
+    if norm == "bgn":
+        full: int | None = METAOPTNET_GROUPS if tuple(widths) == WIDTHS["metaoptnet"] else BGN_GROUPS
+    else:
+        full = default_num_groups(norm) if norm in NORMS else None
+    return None if full is None else max(1, full * widths[0] // FULL_WIDTH)
 
 
 def crop_padding(image_size: int) -> int:

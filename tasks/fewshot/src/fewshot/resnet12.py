@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
@@ -56,11 +57,12 @@ class Block(nn.Module):
         self, in_channels: int, out_channels: int, *, norm_layer: Callable[[int], nn.Module], activation: str
     ) -> None:
         super().__init__()
-        channels = (in_channels, out_channels, out_channels, out_channels)
-        for number in (1, 2, 3):
-            conv = nn.Conv2d(channels[number - 1], out_channels, 3, padding=1, bias=False)
-            setattr(self, f"conv{number}", conv)
-            setattr(self, f"norm{number}", norm_layer(out_channels))
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.norm1 = norm_layer(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.norm2 = norm_layer(out_channels)
+        self.conv3 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.norm3 = norm_layer(out_channels)
         self.shortcut = nn.Sequential(
             nn.Conv2d(in_channels, out_channels, 1, bias=False),
             norm_layer(out_channels),
@@ -82,8 +84,8 @@ class Block(nn.Module):
 class ResNet12(nn.Module):
     """Four blocks and global average pooling: (N, 3, H, W) images to (N, d) embeddings, d the last width.
 
-    16 norm layers, four at each of the sizes H, H/2, H/4 and H/8 (rounded down: 84, 42, 21, 10). Convolutions start from
-    He's normal law (fan out).
+    16 norm layers, four at each of the sizes H, H/2, H/4 and H/8 (rounded down: 84, 42, 21, 10). Convolutions start
+    from He's normal law (fan out).
 
     Args:
         norm_layer: Makes a norm layer for a number of channels.
@@ -93,7 +95,8 @@ class ResNet12(nn.Module):
     Raises:
         ValueError: If there are not four widths, or the activation is unknown.
 
-    Source: Oreshkin et al. 2018 (widths 64 to 512, SiLU there), Lee et al. 2019 (64 to 640, leaky ReLU with slope 0.1).
+    Source: Oreshkin et al. 2018 (widths 64 to 512, SiLU there), Lee et al. 2019 (64 to 640, leaky ReLU with slope
+        0.1).
     """
 
     def __init__(
@@ -109,7 +112,7 @@ class ResNet12(nn.Module):
         channels = (3, *resolve_widths(widths))
         self.embedding_size = channels[-1]
         self.blocks = nn.Sequential(
-            *(Block(c, d, norm_layer=norm_layer, activation=activation) for c, d in zip(channels, channels[1:]))
+            *(Block(c, d, norm_layer=norm_layer, activation=activation) for c, d in itertools.pairwise(channels))
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
