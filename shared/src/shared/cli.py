@@ -176,10 +176,11 @@ def train(prepared: Prepared, signals: StopSignals) -> tuple[int, str, dict[str,
         if signals.received is not None:
             raise Interrupted(signals.received)
         signals.immediate = True
+        loaded = "last"
         for weights in module.tested_weights:
-            module.testing = weights
-            if weights == "best":
-                load_best(prepared)
+            if weights != loaded:
+                load_weights(prepared, weights)
+            module.testing = loaded = weights
             trainer.test(module, datamodule=data, verbose=False)
         signals.immediate = False  # from here on the record is written first
     except Diverged as error:
@@ -192,11 +193,11 @@ def train(prepared: Prepared, signals: StopSignals) -> tuple[int, str, dict[str,
     return 0, "done", {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
-def load_best(prepared: Prepared) -> None:
-    """Give the module the weights of best.ckpt, on every rank."""
+def load_weights(prepared: Prepared, name: str) -> None:
+    """Give the module the weights of last.ckpt or best.ckpt, on every rank."""
     import torch
 
-    path = prepared.trainer.strategy.broadcast(prepared.checkpoint.folder / "best.ckpt")
+    path = prepared.trainer.strategy.broadcast(prepared.checkpoint.folder / f"{name}.ckpt")
     weights = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     prepared.module.load_state_dict(weights)
 

@@ -140,13 +140,13 @@ class Evaluation:
             whole: As for `limits`.
         """
         limits = self.limits(whole=whole)
-        answers = torch.zeros(len(batch.labels), len(limits), device=batch.labels.device)
+        answers = torch.zeros(len(batch.labels), len(limits), dtype=torch.float32, device=batch.labels.device)
         for column, (name, limit) in enumerate(limits.items()):
             chosen = (batch.indices < limit) & batch.valid
             if bool(chosen.any()):
                 key = protocol.attack_key("test", name, int(batch.indices[0]))
                 right = self._survivors(network, batch.images[chosen], batch.labels[chosen], name, key)
-                answers[chosen, column] = right.float()
+                answers[chosen, column] = right.to(answers.dtype)
         return answers
 
     def _survivors(self, network: nn.Module, images: Tensor, labels: Tensor, name: str, key: int) -> Tensor:

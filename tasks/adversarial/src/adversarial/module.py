@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from adversarial import protocol
 from adversarial.attacks import MODES, Pgd, craft, crafting_mode, is_right, pgd_survivors
@@ -140,8 +140,16 @@ class AdversarialModule(TaskModule):
             self.settings_of_test, attack=self.attack, num_classes=data.num_classes, num_images=len(data.test)
         )
         if self.ema_decay > 0:
-            average = get_ema_multi_avg_fn(self.ema_decay)
-            self.averaged = AveragedModel(self.network, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
+            self.averaged = AveragedModel(self.network, multi_avg_fn=self._average, use_buffers=True)
+            self.averaged.requires_grad_(False)
+
+    def _average(self, averaged: Sequence[Tensor], current: Sequence[Tensor], num_averaged: Tensor | int) -> None:  # noqa: ARG002
+        """Move weights and running statistics towards the current ones; take whole numbers (counts) as they are."""
+        for mean, value in zip(averaged, current):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - self.ema_decay)
+            else:
+                mean.copy_(value)
 
     @property
     def evaluated(self) -> nn.Module:
