@@ -128,6 +128,77 @@ def _fewshot(norm="bn", *, seed=0, num_episodes=600, key="sha256:e", level=None,
     return _record(norm, seed=seed, batch_size=256, **record | changes)
 
 
+PAPER_ATTACKS = [
+    {
+        "table": 5,
+        "setting": {"attack": attack},
+        "metric": f"{name}_top1",
+        "record_metric": f"test/{name}_top1",
+        "comparable": True,
+        "why": "",
+    }
+    for name, attack in (("robust", "pgd4"), ("clean", "none"))
+]
+ROBUST = {"bn": (48.0, 72.0), "gn": (44.0, 69.0), "pn": (30.0, 50.0), "bgn": (49.0, 73.0)}
+
+
+def _adversarial(norm="bn", *, seed=0, num_images=400, status="done", **changes):
+    """An adversarially trained run: robust and clean accuracy image by image, and PGD-20 accuracy over eps."""
+    chance = random.Random(f"{norm}{seed}")
+    metrics, items = {}, {}
+    for name, mean in zip(("robust", "clean"), ROBUST[norm], strict=True):
+        difficulty = random.Random(name)
+        level = mean + chance.gauss(0, 1)
+        hits = [int(100 * difficulty.random() + chance.gauss(0, 5) < level) for _ in range(num_images)]
+        metric, item = _items(f"test/{name}_top1", hits, each=1, key="sha256:test", kind="images")
+        metrics |= metric
+        items |= item
+    robust, clean = (metrics[f"test/{name}_top1"]["value"] for name in ("robust", "clean"))
+    metrics |= {
+        f"test/{name}_top1": {"value": robust - less, "n": num_images, "unit": "%"}
+        for name, less in (("pgd20", 2.0), ("autoattack", 4.0), ("square", 1.0))
+    }
+    metrics["test/robust_top1_last"] = {"value": robust - 0.5, "n": num_images, "unit": "%"}
+    points = [[0, clean], [4, (clean + robust) / 2], [8, robust - 2.0]]
+    lost = status == "diverged"
+    record = {
+        "run": f"adversarial-{norm}-bs128-s{seed}-{changes.pop('suffix', '00000000')}",
+        "task": "adversarial",
+        "config": "paper",
+        "model": "wrn-10-2",
+        "num_groups": {"gn": 128, "bgn": 128}.get(norm),
+        "dataset": {"name": "cifar10", "train": 50000, "test": 10000, "full": True, "checksum": "sha256:c"},
+        "headline": "test/robust_top1",
+        "status": status,
+        "metrics": {} if lost else metrics,
+        "items": {} if lost else items,
+        "profiles": {} if lost else {"pgd20_eps": _profile(points)},
+        "warnings": [],
+        "selection": "last epoch",
+        "paper": [
+            dict(cell, setting=cell["setting"] | ({"num_groups": 128} if norm in ("gn", "bgn") else {}))
+            for cell in PAPER_ATTACKS
+        ],
+        "curves": {},
+        "axes": {},
+    }
+    return _record(norm, seed=seed, batch_size=128, **record | changes)
+
+
+def _profile(points, *, title="PGD-20 accuracy over eps", x="eps × 255", unit="%"):
+    return {"title": title, "x": x, "unit": unit, "points": points}
+
+
+@pytest.fixture
+def make_adversarial():
+    return _adversarial
+
+
+@pytest.fixture
+def make_profile():
+    return _profile
+
+
 @pytest.fixture
 def make_items():
     return _items

@@ -72,15 +72,28 @@ def test_several_batch_sizes_keep_a_table_for_each_metric(fewshot_runs, make_few
     assert section.grids[0].columns == (256, 64)
 
 
-def test_metrics_that_differ_in_more_than_the_setting_stay_apart(make_record):
-    """Robust and clean accuracy of Table 5 are two metrics of the paper."""
+def test_metrics_of_two_tables_stay_apart(make_record):
     references = [
-        {"table": 5, "setting": {"attack": attack}, "metric": f"{name}_top1", "record_metric": f"test/{name}_top1"}
-        for name, attack in (("robust", "pgd4"), ("clean", "none"))
+        {"table": table, "setting": setting, "metric": metric, "record_metric": f"test/{metric}"}
+        for table, setting, metric in (
+            (5, {"attack": "none"}, "clean_top1"),
+            (6, {"ways": 5, "shots": 1}, "accuracy"),
+        )
     ]
-    metrics = {f"test/{name}_top1": {"value": 50.0, "unit": "%"} for name in ("clean", "robust")}
-    section = section_of([make_record(headline="test/robust_top1", metrics=metrics, paper=references)])
-    assert [grid.metric for grid in section.grids] == ["test/robust_top1", "test/clean_top1"]
+    metrics = {f"test/{name}": {"value": 50.0, "unit": "%"} for name in ("clean_top1", "accuracy")}
+    section = section_of([make_record(headline="test/clean_top1", metrics=metrics, paper=references)])
+    assert [grid.metric for grid in section.grids] == ["test/clean_top1", "test/accuracy"]
+
+
+def test_metrics_of_one_name_in_words_stay_apart(make_record):
+    """Two columns of one name could not be told apart."""
+    references = [
+        {"table": 5, "setting": {"attack": "none"}, "metric": metric, "record_metric": name}
+        for metric, name in (("robust_top1", "test/a_b"), ("clean_top1", "test/a/b"))
+    ]
+    metrics = {name: {"value": 50.0, "unit": "%"} for name in ("test/a_b", "test/a/b")}
+    section = section_of([make_record(headline="test/a_b", metrics=metrics, paper=references)])
+    assert [grid.metric for grid in section.grids] == ["test/a_b", "test/a/b"]
 
 
 def test_two_numbers_of_one_cell_stay_apart(fewshot_runs):

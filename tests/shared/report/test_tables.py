@@ -312,6 +312,12 @@ def test_each_table_has_two_files(make_record):
         ("test/top1_error", "test top-1 error"),
         ("robust_top1_accuracy", "robust top-1 accuracy"),
         ("train/loss", "train loss"),
+        ("test/robust_top1", "robust top-1"),
+        ("test/clean_top1", "clean top-1"),
+        ("test/pgd20_top1", "PGD-20 top-1"),
+        ("test/autoattack_top1", "AutoAttack top-1"),
+        ("test/square_top1_best", "Square top-1 best"),
+        ("val/robust_top1", "val robust top-1"),
     ],
 )
 def test_metrics_are_named_as_people_do(name, written):

@@ -4,6 +4,7 @@ A cell holds one value per seed: re-runs of a seed are averaged first, so that t
 Diverged runs are counted, never averaged, and a norm with one is not ranked.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -257,8 +258,17 @@ def mean_error(errors: Sequence[float | None]) -> float | None:
 
 
 def metric_words(experiment: Experiment, metric: str) -> str:
-    """Write a metric's name, with the number of ways where the paper's setting beside it has one."""
+    """Write a metric's name, with what the paper's setting beside it adds, such as the number of ways.
+
+    Args:
+        experiment: The runs.
+        metric: Name of the metric; variants such as `test/robust_top1_last` have the setting of their metric.
+
+    Returns:
+        The words.
+    """
     reference = reference_of(experiment.records, metric)
+    reference = reference or reference_of(experiment.records, re.sub(r"_(last|best)$", "", metric))
     return measure_name(metric, reference.setting if reference else {})
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Set
 
 from shared.report.aggregate import Cell, Grid, PaperNumber, Row, sign
+from shared.report.cautions import doubted_norms
 from shared.report.paper import load_paper_tables
 from shared.report.ranking import Column, Standing, difference, settled, standings
 from shared.report.sections import MEAN, Section
@@ -20,7 +21,15 @@ def answers(section: Section) -> list[str]:
     Returns:
         One sentence or two for the whole section; then, where it has several columns, one for each column. Where each
         column is a metric of its own there is no mean over them, and the answer is that of each metric in turn.
+        The first one says whose numbers are in doubt.
     """
+    first, *others = _answers(section)
+    if norms := doubted_norms(section.records):
+        first += f" Runs of {listed(norms)} give reasons to doubt a number: see the lines that begin with “Mind”."
+    return [first, *others]
+
+
+def _answers(section: Section) -> list[str]:
     grid = section.grids[0]
     if grid.by_column:
         return [_by_metric(section, grid)]

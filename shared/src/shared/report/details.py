@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from shared.report.aggregate import norm_labels
+from shared.report.aggregate import metric_words, norm_labels
 from shared.report.audit import audit_table
 from shared.report.cautions import readings_by_norm
 from shared.report.experiments import Experiment
@@ -147,7 +147,8 @@ def _other_metrics(experiment: Experiment) -> str:
         rows.append([row_header(list(labels.values())[place]), *(element("td", escape(text)) for text in texts)])
     if not rows:
         return ""
-    return folded("All metrics, mean over runs", data_table("", ["norm", "batch size", "G", *names], rows))
+    header = ["norm", "batch size", "G", *(metric_words(experiment, name) for name in names)]
+    return folded("All metrics, mean over runs", data_table("", header, rows))
 
 
 def _metric_text(values: Sequence[float] | None, unit: str) -> str:

@@ -1,4 +1,4 @@
-"""Figures as SVG text: accuracy over batch size, one dot per seed, learning curves.
+"""Figures as SVG text: accuracy over batch size, one dot per seed, learning curves, profiles.
 
 Drawn by matplotlib, byte-identical for equal input. Norms keep their colour (Okabe and Ito 2008, which the common
 colour blindnesses keep apart) and their marker in all figures.
@@ -6,6 +6,7 @@ colour blindnesses keep apart) and their marker in all figures.
 
 import io
 import re
+import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 
 from shared.report.aggregate import Grid, Row
 from shared.report.paper import PaperTable
+from shared.report.profile_tables import ProfileTable
 from shared.report.records import Record
 from shared.report.statistics import summarise
 from shared.report.wording import metric_name
@@ -22,6 +24,7 @@ PALETTE = ("#0072B2", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#999999", "#D
 MARKERS = "os^Dv<P*X"
 INK = "#010203"  # becomes the colour of the text around an inline figure
 MAX_CURVE_POINTS = 50
+MAX_TITLE_LETTERS = 60
 _SIZE = (4.4, 3.3)
 
 
@@ -64,7 +67,7 @@ def _drawing(title: str, *, x: str, y: str) -> Iterator[tuple[Any, Callable[[], 
     with matplotlib.rc_context(settings):
         canvas = Canvas(figsize=_SIZE, layout="constrained")
         axes = canvas.add_subplot()
-        axes.set(title=title, xlabel=x, ylabel=y)
+        axes.set(title=textwrap.fill(title, MAX_TITLE_LETTERS), xlabel=x, ylabel=y)
 
         def finish() -> Figure:
             _legend_below(canvas, axes)
@@ -229,6 +232,19 @@ def _draw_curve(axes: Any, by_x: Mapping[float, Sequence[float]], row: Row, norm
         low = [mean - one for mean, one in zip(means, spread, strict=True)]
         high = [mean + one for mean, one in zip(means, spread, strict=True)]
         axes.fill_between(xs, low, high, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def profile_figure(table: ProfileTable) -> Figure:
+    """Draw a profile of each norm: mean over seeds, band of one standard deviation."""
+    from matplotlib.ticker import MaxNLocator
+
+    with _drawing(table.heading, x=table.x, y=table.unit) as (axes, finish):
+        for row, values in table.by_seed.items():
+            by_x = dict(zip(table.xs, zip(*values.values(), strict=True), strict=True))
+            _draw_curve(axes, by_x, row, [other.norm for other in table.rows])
+        if all(x.is_integer() for x in table.xs):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        return finish()
 
 
 def _thinned(xs: Sequence[float]) -> list[float]:

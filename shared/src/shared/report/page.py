@@ -1,6 +1,6 @@
 """The report as one HTML page that needs nothing but itself: no scripts, no addresses, no dates."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from shared.report.aggregate import Grid, Row, norm_labels
@@ -14,17 +14,20 @@ from shared.report.figures import (
     curve_figure,
     inline_svg,
     paper_batch_size_figure,
+    profile_figure,
     seeds_figure,
 )
 from shared.report.markup import STYLE, data_table, element, escape, folded, paragraph, row_header
 from shared.report.pair_texts import pairs_html
 from shared.report.paper import load_paper_tables
+from shared.report.profile_tables import profile_tables
+from shared.report.profile_texts import profile_html, profile_stems
 from shared.report.ranking import Column, Leader, leader
 from shared.report.reading import LeftOut
 from shared.report.records import Record
 from shared.report.sections import MEAN, Section
 from shared.report.tables import caption, cell_text, incomparable_reasons, mark_legend
-from shared.report.wording import listed, plural
+from shared.report.wording import file_part, listed, plural
 
 TITLE = "Which normalization layer should I train with?"
 FIGURE_BUDGET = 500_000  # characters of SVG in a page, so that it stays below 1 MB
@@ -39,11 +42,13 @@ class DrawnSection:
         section: The section.
         main: Accuracy over batch size, or dots per seed.
         curves: Learning curves.
+        profiles: Numbers over a setting of the test, by file name without its ending.
     """
 
     section: Section
     main: tuple[Figure, ...]
     curves: tuple[Figure, ...]
+    profiles: Mapping[str, Figure]
 
 
 def draw_section(section: Section) -> DrawnSection:
@@ -65,7 +70,18 @@ def draw_section(section: Section) -> DrawnSection:
         for name in _curve_names(list(records.values()))
         for column in _spread([column for column in grid.parts[0].columns if column != MEAN])
     )
-    return DrawnSection(section, main, tuple(figure for figure in curves if figure))
+    return DrawnSection(section, main, tuple(figure for figure in curves if figure), _draw_profiles(section))
+
+
+def _draw_profiles(section: Section) -> dict[str, Figure]:
+    tables = profile_tables(section)
+    figures = {}
+    for name, stem in profile_stems(section, tables).items():
+        members = {table.column: table for table in tables if table.name == name}
+        for column in _spread(list(members)):
+            ending = f"-{'unknown' if column is None else file_part(str(column))}" if members[column].several else ""
+            figures[f"{stem}{ending}"] = profile_figure(members[column])
+    return figures
 
 
 def _curve_names(records: Sequence[Record]) -> list[str]:
@@ -207,7 +223,7 @@ def _section(anchor: str, section: Section, figures: str, *, alone: bool) -> str
     parts += [_grid(grid) for grid in section.sweeps]
     if readings := readings_by_norm(section.records):
         parts.append(paragraph(f"Readings of the paper in force: {'; '.join(readings)}.", class_="note"))
-    parts.append(figures)
+    parts += [figures, profile_html(section)]
     parts += [element("h3", "Cost"), cost_tables(section.records)]
     text = "As it was on the machine at the time, other work included: these are no comparison of the norms' speed."
     parts += [paragraph(text, class_="note"), element("h3", "Details")]
@@ -260,6 +276,12 @@ def _figures(anchor: str, drawn: DrawnSection) -> str:
             element("h3", "Learning curves"),
             paragraph(text, class_="note"),
             _figure_row(drawn.curves, f"{anchor}c"),
+        ]
+    if drawn.profiles:
+        parts += [
+            element("h3", "Over a setting of the test"),
+            paragraph("Mean over seeds; the band is one standard deviation.", class_="note"),
+            _figure_row(list(drawn.profiles.values()), f"{anchor}p"),
         ]
     return "\n".join(parts)
 

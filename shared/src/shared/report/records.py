@@ -12,6 +12,7 @@ from typing import Any
 
 from shared.report.fields import BadRecordError, finite, optional, pair, require
 from shared.report.items import Items, parse_items
+from shared.report.profiles import Profile, parse_profiles
 from shared.report.statistics import sampling_error
 
 SCHEMA = 1
@@ -95,6 +96,8 @@ class Record:
     protocol: Mapping[str, Any] = field(default_factory=dict)
     curves: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
     items: Mapping[str, Items] = field(default_factory=dict)
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
     paper: tuple[PaperReference, ...] = ()
     readings: tuple[str, ...] = ()
     commit: str = "?"
@@ -122,7 +125,8 @@ def parse_record(text: str | None) -> Record:
 
     Raises:
         BadRecordError: Not JSON, another schema, a required field is missing or has the wrong type, a finished
-            run has a metric that is not a finite number, or its items do not fit a metric.
+            run has a metric that is not a finite number, its items do not fit a metric, or its profiles or warnings
+            are not what they should be.
     """
     if text is None:
         raise BadRecordError("the file cannot be read as UTF-8 text")
@@ -170,6 +174,8 @@ def _build(raw: dict[str, Any]) -> Record:
             {name: metric.value for name, metric in metrics.items()},
             done=status == "done",
         ),
+        profiles=parse_profiles(optional(raw, "profiles", dict, {})),
+        warnings=tuple(_warning(entry) for entry in optional(raw, "warnings", list, [])),
         paper=tuple(_reference(entry) for entry in optional(raw, "paper", list, [])),
         readings=tuple(str(reading) for reading in optional(raw, "readings", list, [])),
         commit=optional(raw, "commit", str, "?") + ("+changes" if raw.get("dirty") else ""),
@@ -219,6 +225,13 @@ def _points(raw: Iterable[object]) -> Iterator[Point]:
         point = pair(entry)
         if point is not None:
             yield point
+
+
+def _warning(raw: object) -> str:
+    """A warning in one line."""
+    if not isinstance(raw, str) or not raw.strip():
+        raise BadRecordError(f"a warning must be a text that is not empty; got {raw!r:.60}")
+    return " ".join(raw.split())
 
 
 def _reference(raw: object) -> PaperReference:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shared.report.aggregate import Cell, Grid, Row, sign
+from shared.report.joint import METRIC
 from shared.report.ranking import Column, Leader, leader
 from shared.report.records import Record
 from shared.report.wording import COLUMN_NAMES, MISSING, humane, number, plural, signed
@@ -122,7 +123,8 @@ def caption(grid: Grid) -> str:
     unit = next((cell.unit for cell in grid.cells.values() if cell.unit), "")
     columns = COLUMN_NAMES.get(grid.column_name, grid.column_name)
     size = next((part.columns[0] for part in grid.parts), None) if grid.by_column else None
-    return f"{grid.name}{f' in {unit}' if unit else ''}, by {columns}{f', batch size {size}' if size else ''}"
+    by = "" if grid.column_name == METRIC else f", by {columns}"
+    return f"{grid.name}{f' in {unit}' if unit else ''}{by}{f', batch size {size}' if size else ''}"
 
 
 def mark_legend(grid: Grid, *, best: str, highest: str) -> list[str]:

@@ -17,6 +17,7 @@ PRETTY = {
     "uda": "Unsupervised domain adaptation",
     "nas": "Architecture search",
 }
+ATTACKS = {"autoattack": "AutoAttack", "square": "Square", "none": "no attack"}
 COLUMN_NAMES = {"transfer": "transfer (a Amazon, d DSLR, w Webcam)"}
 MISSING = "X"
 NOT_APPLICABLE = "\N{EN DASH}"
@@ -56,25 +57,53 @@ def with_unit(text: str, unit: str) -> str:
 
 
 def metric_name(name: str) -> str:
-    """Write a metric's name: `test/top1` is "test top-1 accuracy", `val/accuracy_5shot` "val 5-shot accuracy"."""
+    """Write a metric's name.
+
+    Args:
+        name: Name in the records.
+
+    Returns:
+        `test/top1` is "test top-1 accuracy", `val/accuracy_5shot` "val 5-shot accuracy", `test/pgd20_top1`
+        "PGD-20 top-1".
+    """
     words = re.sub(r"(?<![a-z])accuracy_(\d+)shot", r"\1-shot_accuracy", name).replace("/", " ").replace("_", " ")
+    words = re.sub(
+        r"\b(?:test )?(robust|clean|autoattack|square|pgd\d+) top([15])\b(?! accuracy| error)",
+        lambda m: f"{_attack_name(m[1])} top-{m[2]}",
+        words,
+    )
     return re.sub(r"\btop([15])\b( accuracy| error|)", lambda m: f"top-{m[1]}{m[2] or ' accuracy'}", words)
 
 
+def _attack_name(name: str) -> str:
+    """Write the name of an attack: `pgd20` is PGD-20."""
+    return ATTACKS.get(name) or re.sub(r"^pgd(\d+)$", r"PGD-\1", name)
+
+
 def measure_name(name: str, setting: Mapping[str, object]) -> str:
-    """Write a metric's name; with the ways of a few-shot setting it is "5-way 1-shot accuracy"."""
+    """Write a metric's name with what a setting of the paper adds: "5-way 1-shot accuracy", "robust top-1 (PGD-4)"."""
     words = metric_name(name)
+    if "attack" in setting:
+        attack = _attack_name(str(setting["attack"]))
+        words = re.sub(r"\brobust top-[15]\b", lambda m: f"{m[0]} ({attack})", words)
     return f"{setting['ways']}-way {words.removeprefix('test ')}" if "ways" in setting else words
 
 
 def setting_words(key: str, value: object) -> str:
-    """Write one part of a setting of the paper: "1-shot", "batch size 64"."""
+    """Write one part of a setting of the paper: "1-shot", "batch size 64", "PGD-4"."""
+    if key == "attack":
+        return _attack_name(str(value))
     return f"{value}-{key[:-1]}" if key in ("ways", "shots") else f"{key.replace('_', ' ')} {value}"
 
 
 def listed(words: list[str]) -> str:
     """Join words as prose does: "a, b and c"."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def file_part(name: str) -> str:
+    """Write a name as a part of a file name: `test/top1` is test_top1."""
+    return "".join(letter if letter.isalnum() else "_" for letter in name)
 
 
 def seeds(n: int) -> str:

@@ -12,9 +12,12 @@ from shared.report.experiments import split_into_experiments
 from shared.report.figures import opaque_svg
 from shared.report.page import TITLE, draw_section, render_page
 from shared.report.pair_texts import pair_files, pairs_markdown
+from shared.report.profile_tables import profile_tables
+from shared.report.profile_texts import profile_caption, profile_files, profile_markdown
 from shared.report.reading import RecordSet
 from shared.report.sections import Section, make_sections
-from shared.report.tables import caption, runs_csv, table_csv, table_markdown
+from shared.report.tables import caption, flat, runs_csv, table_csv, table_markdown
+from shared.report.wording import file_part
 
 GENERATED = "generated.txt"
 
@@ -44,29 +47,29 @@ def table_files(sections: Sequence[Section]) -> dict[str, str]:
 
 
 def section_files(section: Section) -> dict[str, str]:
-    """Name and content of a section's files: Markdown and CSV of each table, and of its paired differences."""
+    """Name and content of a section's files: Markdown and CSV of each table, its paired differences, each profile."""
     files = {}
     notes = layer_notes(section.headline_records)
     for kind, grids in (("", section.grids), ("-groups", section.sweeps)):
         for grid in grids:
-            metric = "".join(letter if letter.isalnum() else "_" for letter in grid.metric)
-            stem = f"{section.slug}-{metric}{kind}"
+            stem = f"{section.slug}-{file_part(grid.metric)}{kind}"
             title = f"# {section.heading}: {caption(grid)}"
             note = f"{section.subject}. Mean ± sd over seeds (number of seeds)."
             files[f"{stem}.md"] = f"{title}\n\n{note}\n\n{table_markdown(grid, notes=() if kind else notes)}"
             files[f"{stem}.csv"] = table_csv(grid)
             if not kind:
                 files |= pair_files(section, grid, stem)
-    return files
+    return files | profile_files(section)
 
 
 def figure_files(sections: Sequence[Section]) -> dict[str, str]:
-    """Name and content of the main figures of each section, as files of their own."""
-    return {
-        f"{section.slug}-{number}.svg": opaque_svg(figure)
-        for section in sections
-        for number, figure in enumerate(draw_section(section).main, start=1)
-    }
+    """Name and content of the main figures and the profiles of each section, as files of their own."""
+    files: dict[str, str] = {}
+    for section in sections:
+        drawn = draw_section(section)
+        main = {f"{section.slug}-{number}": figure for number, figure in enumerate(drawn.main, start=1)}
+        files |= {f"{stem}.svg": opaque_svg(figure) for stem, figure in (main | dict(drawn.profiles)).items()}
+    return files
 
 
 def results_markdown(sections: Sequence[Section], found: RecordSet) -> str:
@@ -84,6 +87,9 @@ def results_markdown(sections: Sequence[Section], found: RecordSet) -> str:
             lines += [table_markdown(grid, notes=() if number else notes)]
             if number < len(section.grids) and (pairs := pairs_markdown(section, grid)):
                 lines += [pairs]
+        for table in profile_tables(section):
+            lines += [f"Mean ± sd over seeds (number of seeds): {flat(profile_caption(table))}", ""]
+            lines += [profile_markdown(table)]
     if found.left_out:
         lines += ["## Left out", "", *(f"* `{entry.source}`: {entry.reason}" for entry in found.left_out), ""]
     return "\n".join(lines)
