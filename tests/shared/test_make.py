@@ -78,7 +78,7 @@ def test_command_line_has_one_spelling_and_no_place():
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"norm": "bgn"}, "task must be one of classification.*got nothing"),
+        ({"norm": "bgn"}, "task must be one of classification.*got nothing. Try `make task=classification norm=bgn`"),
         ({"task": "clasification"}, "task must be one of.*Did you mean 'classification'"),
         ({"task": "classification", "norm": "bng"}, "norm must be one of bn, in.*got 'bng'"),
         ({"task": "classification", "config": "papr"}, "config must be one of.*Did you mean 'paper'"),

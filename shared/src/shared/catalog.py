@@ -49,6 +49,7 @@ class Task:
     Args:
         name: Folder and import name ("fewshot").
         title: One phrase for the help.
+        tables: The paper's tables that it reproduces; the tasks are listed in this order.
         folder: Where it lies.
         configs: Config name to YAML file.
         variables: The make variables that only this task has.
@@ -57,6 +58,7 @@ class Task:
 
     name: str
     title: str
+    tables: list[int]
     folder: Path
     configs: dict[str, Path]
     variables: dict[str, Variable] = field(default_factory=dict)
@@ -97,7 +99,7 @@ RUN_VARIABLES = {
 
 
 def load_tasks(root: Path = ROOT) -> dict[str, Task]:
-    """Return every task, by name, found as a folder of `root`/tasks with a pyproject.toml."""
+    """Return every task, by name, found as a folder of `root`/tasks with a pyproject.toml; in the paper's order."""
     tasks: dict[str, Task] = {}
     for pyproject in sorted((root / "tasks").glob("*/pyproject.toml")):
         folder = pyproject.parent
@@ -115,12 +117,13 @@ def load_tasks(root: Path = ROOT) -> dict[str, Task]:
         tasks[name] = Task(
             name=name,
             title=settings["title"],
+            tables=settings["tables"],
             folder=folder,
             configs={path.stem: path for path in files},
             variables=variables,
             targets={key: Target(**value) for key, value in settings.get("targets", {}).items()},
         )
-    return tasks
+    return dict(sorted(tasks.items(), key=lambda item: item[1].tables))
 
 
 def load_grids(root: Path = ROOT) -> dict[str, Path]:

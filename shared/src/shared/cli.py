@@ -209,7 +209,8 @@ def make_record(
     axes, cost = prepared.axes(), prepared.cost
     return build_record(
         run, outcome=prepared.module.outcome(prepared.data, prepared.history.epochs, tested), status=status,
-        norm=axes.pop("norm"), num_groups=axes.pop("num_groups"), batch_size=axes.pop("batch_size"),
+        norm=axes.pop("norm"), num_groups=axes.pop("num_groups"),
+        default_num_groups=prepared.module.default_groups(), batch_size=axes.pop("batch_size"),
         seed=axes.pop("seed"), axes=axes, dataset=prepared.data.describe(), norm_audit=prepared.norm_audit,
         trainer_protocol=prepared.cli.trainer_protocol(), device=prepared.trainer.strategy.root_device,
         wall_time_seconds=cost.wall_seconds, images_per_second=cost.images_per_second,

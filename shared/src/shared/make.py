@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import NoReturn
 
@@ -79,7 +80,7 @@ def all_targets(tasks: dict[str, Task]) -> dict[str, tuple[str, list[str]]]:
     """Return every target's help and the variables that it takes: the suite's, then those that tasks bring."""
     own = {name: (text, TARGET_VARIABLES[name]) for name, text in TARGETS.items()}
     brought = {name: (t.help, t.variables) for task in tasks.values() for name, t in task.targets.items()}
-    return brought | own
+    return own | {name: target for name, target in brought.items() if name not in own}
 
 
 def task_variables(task: Task) -> dict[str, Variable]:
@@ -177,7 +178,7 @@ def help_text(tasks: dict[str, Task]) -> str:
     lines += [
         "",
         "Grids:",
-        "  " + " ".join(load_grids()),
+        *textwrap.wrap(" ".join(load_grids()), 110, initial_indent="  ", subsequent_indent="  "),
         "",
         "Every flag of a task: make task=classification args=--help",
     ]

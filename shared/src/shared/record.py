@@ -58,6 +58,7 @@ def build_record(
     status: str,
     norm: str,
     num_groups: int | None,
+    default_num_groups: int | None,
     batch_size: int,
     seed: int,
     axes: dict[str, Scalar],
@@ -78,6 +79,7 @@ def build_record(
         status: "done" or "diverged".
         norm: The norm as given.
         num_groups: The G in force; None for a norm without groups.
+        default_num_groups: The task's G for this norm when none is given; None for a norm without groups.
         batch_size: Images per worker and step.
         seed: The seed.
         axes: Further settings that a table may vary.
@@ -101,6 +103,7 @@ def build_record(
         "config": run.config,
         "norm": norm,
         "num_groups": num_groups,
+        "default_num_groups": default_num_groups,
         "batch_size": batch_size,
         "seed": seed,
         "axes": axes,

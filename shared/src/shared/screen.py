@@ -33,7 +33,9 @@ def _further_numbers(record: dict[str, Any]) -> dict[str, str]:
         name = cell["record_metric"]
         if name != record["headline"] and name in record["metrics"]:
             paper = _paper_number(record, cell)
-            lines[name] = _number(record["metrics"][name]) + (f"   [paper {paper}]" if paper else "")
+            lines[name] = _number(record["metrics"][name]) + (
+                f"   [paper {paper}{'' if cell['comparable'] else ', not comparable'}]" if paper else ""
+            )
     return lines
 
 

@@ -68,6 +68,10 @@ class TaskModule(pl.LightningModule, ABC):
         """Return the G that the run's norm layers got; None for norms without groups."""
 
     @abstractmethod
+    def default_groups(self) -> int | None:
+        """Return the G that the norm layers get when the user gives none; None for norms without groups."""
+
+    @abstractmethod
     def outcome(self, data: TaskData, history: list[dict[str, float]], tested: dict[str, float]) -> Outcome:
         """Return what the record says.
 

@@ -168,6 +168,16 @@ def test_the_default_g_stands_in_the_main_table_whatever_its_score(make_record):
     assert texts(batch_size_grid(experiment, "test/top1"))["BGN", 2].groups == "G = 4"
 
 
+def test_the_task_s_own_default_g_stands_in_the_main_table(make_record):
+    """Few-shot's default at batch size 64 is not that of Table 2."""
+    records = [
+        make_record("bgn", value, batch_size=64, num_groups=groups, suffix=f"g{groups}") | {"default_num_groups": 64}
+        for groups, value in ((256, 70.0), (64, 50.0))
+    ]
+    (experiment,) = split_into_experiments(parse_record(json.dumps(record)) for record in records)
+    assert texts(batch_size_grid(experiment, "test/top1"))["BGN", 64].groups == "G = 64"
+
+
 def test_no_sweep_without_several_g(make_record):
     (experiment,) = split_into_experiments(
         parse_record(json.dumps(make_record("bgn", batch_size=size, num_groups=size))) for size in (2, 4)

@@ -215,12 +215,18 @@ def _of_one_group_number(members: Sequence[Record]) -> list[Record]:
         by_groups[record.num_groups].append(record)
     if len(by_groups) < 2:
         return list(members)
+    default = _default_groups(members[0])
+    return min(by_groups.items(), key=lambda item: (item[0] != default, -len(item[1]), item[0] or 0))[1]
+
+
+def _default_groups(record: Record) -> int | None:
+    """Return the G that the run's task gives its norm: the record's, or Table 2's where an old record has none."""
+    if "default_num_groups" in record.raw:
+        return record.raw["default_num_groups"]
     from norm_layers.registry import NORMS, default_num_groups
 
-    first = members[0]
-    known = first.norm in NORMS and bool(first.batch_size)
-    default = default_num_groups(first.norm, batch_size=first.batch_size) if known else None
-    return min(by_groups.items(), key=lambda item: (item[0] != default, -len(item[1]), item[0] or 0))[1]
+    known = record.norm in NORMS and bool(record.batch_size)
+    return default_num_groups(record.norm, batch_size=record.batch_size) if known else None
 
 
 def _cell(members: Sequence[Record], metric: str, paper: PaperNumber | None) -> Cell:

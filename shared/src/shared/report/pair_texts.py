@@ -70,7 +70,7 @@ def legend(tables: Sequence[PairTable]) -> str:
     over = f"seeds and {kinds}" if any(comparison.over_seeds for comparison in compared) else kinds
     return (
         f"Both norms of a pair were tested on the same {kinds}. ± is half of the 95 % interval over {over}; "
-        "outside noise: the interval leaves zero out."
+        "outside noise: the interval leaves zero out. It is for the test images at hand, and each pair by itself."
     )
 
 

@@ -28,6 +28,8 @@ class AdversarialData(TaskData):
         dataset: embedded (procedural images, nothing to download) or cifar10.
         data_dir: Folder with CIFAR-10; None for the embedded images.
         batch_size: Images per worker and step.
+        num_classes: Classes of the embedded images; None: 10. CIFAR-10 has 10.
+        image_size: Side of the embedded images in pixels; None: 32, as CIFAR-10's.
         train_images: Size of a class-balanced subset of the training images; None: all (embedded: 4,000).
         val_images: Training images that are kept out, to choose the best checkpoint.
         test_images: Size of a class-balanced subset of the test images; None: all (embedded: 2,000).
@@ -42,6 +44,8 @@ class AdversarialData(TaskData):
         dataset: Literal["embedded", "cifar10"] = "embedded",
         data_dir: Path | None = None,
         batch_size: int = protocol.BATCH_SIZE,
+        num_classes: int | None = None,
+        image_size: int | None = None,
         train_images: int | None = None,
         val_images: int = 1000,
         test_images: int | None = None,
@@ -58,6 +62,10 @@ class AdversarialData(TaskData):
         if dataset != "embedded" and data_dir is None:
             raise UserError(f"data_dir must name the folder with {dataset}; got nothing. Set data_dir= or DATA_DIR.")
         self.dataset, self.data_dir, self.batch_size = dataset, data_dir, batch_size
+        for name, value in {"num_classes": num_classes, "image_size": image_size}.items():
+            if value is not None and dataset != "embedded":
+                raise UserError(f"{name} must be left out for {dataset}, which has its own; got {value}.")
+        self.wanted_classes, self.image_size = num_classes or 10, image_size or 32
         self.train_images, self.val_images, self.test_images = train_images, val_images, test_images
         self.crop_padding, self.download = crop_padding, download
         self.eval_batch_size, self.seed = eval_batch_size, seed
@@ -72,7 +80,10 @@ class AdversarialData(TaskData):
         """
         train_images, test_images = self.train_images, self.test_images
         if self.dataset == "embedded":
-            found = open_embedded(train_images=train_images, test_images=test_images)
+            found = open_embedded(
+                num_classes=self.wanted_classes, image_size=self.image_size, train_images=train_images,
+                test_images=test_images,
+            )  # fmt: skip
         else:
             assert self.data_dir is not None
             found = open_cifar10(

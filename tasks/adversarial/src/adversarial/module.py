@@ -114,7 +114,7 @@ class AdversarialModule(TaskModule):
             curve_eps=curve_eps,
         )  # fmt: skip
         self.norm, self.batch_size, self.depth, self.width = norm, batch_size, depth, width
-        self.num_groups = protocol.num_groups(norm, width=width) if num_groups is None else num_groups
+        self.num_groups = self.default_groups() if num_groups is None else num_groups
         self.attack_bn_mode = attack_bn_mode
         self.optimizer, self.learning_rate, self.schedule = optimizer, learning_rate, schedule
         self.weight_decay, self.ema_decay, self.patience = weight_decay, ema_decay, patience
@@ -164,6 +164,10 @@ class AdversarialModule(TaskModule):
     def groups_in_force(self) -> int | None:
         """Return G; None for a norm without groups."""
         return self.num_groups
+
+    def default_groups(self) -> int | None:
+        """Return the paper's G for the norm and the width."""
+        return protocol.num_groups(self.norm, width=self.width)
 
     def prepare_trainer(self, trainer: pl.Trainer) -> None:
         """Check that the run has batches."""

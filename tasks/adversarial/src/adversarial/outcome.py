@@ -145,9 +145,7 @@ def _differences(module: AdversarialModule, data: AdversarialData) -> list[str]:
         "accumulated batches": (trainer.accumulate_grad_batches, 1),
         "share of the training batches": (trainer.limit_train_batches, 1.0),
     }
-    groups = protocol.num_groups(module.norm, width=module.width)
-    if module.num_groups != groups:
-        pairs["G"] = (module.num_groups, groups)
+    pairs["G"] = (module.num_groups, module.default_groups())
     differences = data.differences_from_paper()
     return differences + [f"{name} {ours}, not {theirs}" for name, (ours, theirs) in pairs.items() if ours != theirs]
 

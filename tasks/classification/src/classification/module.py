@@ -120,6 +120,10 @@ class ClassificationModule(TaskModule):
         """Return G; None for a norm without groups."""
         return self.num_groups
 
+    def default_groups(self) -> int | None:
+        """Return the paper's G for the norm and the batch size."""
+        return default_num_groups(self.norm, batch_size=self.batch_size)
+
     def prepare_trainer(self, trainer: pl.Trainer) -> None:
         """Accumulate gradients over the workers that are not there, in whole steps only."""
         accumulate = protocol.accumulation(

@@ -84,7 +84,7 @@ class FewshotModule(TaskModule):
             raise ValueError(f"scale must be above 0; got {scale}.")
         self.norm, self.batch_size, self.activation = norm, batch_size, activation
         self.widths = resolve_widths(widths)
-        self.num_groups = protocol.num_groups(norm, widths=self.widths) if num_groups is None else num_groups
+        self.num_groups = self.default_groups() if num_groups is None else num_groups
         self.scale = scale
         self.learning_rates, self.milestones = tuple(learning_rates), tuple(milestones)
         self.weight_decay, self.momentum = weight_decay, momentum
@@ -117,6 +117,10 @@ class FewshotModule(TaskModule):
     def groups_in_force(self) -> int | None:
         """Return G; None for a norm without groups."""
         return self.num_groups
+
+    def default_groups(self) -> int | None:
+        """Return the G of the protocol for the norm and the widths."""
+        return protocol.num_groups(self.norm, widths=self.widths)
 
     def prepare_trainer(self, trainer: pl.Trainer) -> None:
         """Check that the run has batches."""

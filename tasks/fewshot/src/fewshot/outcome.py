@@ -113,6 +113,8 @@ def differences_from_the_paper(module: FewshotModule, data: FewshotData) -> list
     }
     differences = data.differences_from_paper()
     differences += [f"{name} {ours}, not {theirs}" for name, (ours, theirs) in pairs.items() if ours != theirs]
+    if module.num_groups != module.default_groups():
+        differences.append(f"G {module.num_groups}, not {module.default_groups()}")
     if module.widths not in WIDTHS.values():
         widths = "-".join(map(str, module.widths))
         differences.insert(0, f"widths {widths}, not {'-'.join(map(str, WIDTHS['tadam']))}")
