@@ -62,9 +62,9 @@ class AdversarialData(TaskData):
         if dataset != "embedded" and data_dir is None:
             raise UserError(f"data_dir must name the folder with {dataset}; got nothing. Set data_dir= or DATA_DIR.")
         self.dataset, self.data_dir, self.batch_size = dataset, data_dir, batch_size
-        for name, value in {"num_classes": num_classes, "image_size": image_size}.items():
-            if value is not None and dataset != "embedded":
-                raise UserError(f"{name} must be left out for {dataset}, which has its own; got {value}.")
+        for name, given in {"num_classes": num_classes, "image_size": image_size}.items():
+            if given is not None and dataset != "embedded":
+                raise UserError(f"{name} must be left out for {dataset}, which has its own; got {given}.")
         self.wanted_classes, self.image_size = num_classes or 10, image_size or 32
         self.train_images, self.val_images, self.test_images = train_images, val_images, test_images
         self.crop_padding, self.download = crop_padding, download
