@@ -47,7 +47,10 @@ def test_command_is_understood(file, command):
 
 
 def test_there_are_commands_to_check():
-    assert {file for file, _ in COMMANDS} >= {ROOT / "README.md", ROOT / "tasks/classification/README.md"}
+    assert {file for file, _ in COMMANDS} >= {
+        ROOT / "README.md",
+        *(t.folder / "README.md" for t in load_tasks().values()),
+    }
 
 
 def test_every_member_has_a_readme_that_is_not_empty():
@@ -68,9 +71,12 @@ def test_a_quoted_table_is_the_generated_one(file, source, text):
     assert text.strip() == generated.partition("\n")[2].strip(), f"{file} must quote {source}, without its heading"
 
 
-def test_the_paper_s_tables_are_quoted_as_printed():
-    text = (ROOT / "tasks/classification/README.md").read_text()
+@pytest.mark.parametrize("task", load_tasks().values(), ids=load_tasks())
+def test_the_paper_s_tables_are_quoted_as_printed(task):
+    text = (task.folder / "README.md").read_text()
     tables = load_paper_tables()
-    for number in (1, 2):
+    assert task.tables
+    for number in task.tables:
+        assert tables[number].task == task.name
         for entry in tables[number].entries:
-            assert entry.printed in text, entry
+            assert f" {entry.printed} " in text, entry
