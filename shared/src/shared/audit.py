@@ -12,16 +12,17 @@ from norm_layers.registry import NORMS
 from shared.errors import UserError
 
 
-def audit_network(network: nn.Module, example_input: Tensor, *, batch_size: int) -> dict[str, Any]:
+def audit_network(network: nn.Module, example_input: Tensor, *, batch_size: int, norm: str) -> dict[str, Any]:
     """Return the record's norm audit, and refuse a network that cannot train.
 
     Args:
         network: The network.
         example_input: A batch with one image per worker.
         batch_size: Images per worker and step.
+        norm: The norm that was asked for.
 
     Raises:
-        UserError: If a norm over the batch would average a single value.
+        UserError: If the network has no layer of the norm that was asked for, or a norm over the batch would average a single value.
         ValueError: If a norm layer cannot take its input (more groups than values, wrong channels).
     """
     try:
@@ -29,6 +30,8 @@ def audit_network(network: nn.Module, example_input: Tensor, *, batch_size: int)
     except (RuntimeError, TypeError) as error:
         shape = tuple(example_input.shape)
         raise UserError(f"norm must work in the network on images of the shape {shape}; got: {error}") from error
+    if norm != "none" and norm not in {audit.norm for audit in audits}:
+        raise UserError(f"norm must be in the network that trains; got {norm}, of which it has no layer.")
     for audit in audits:
         if _is_batch_norm(audit) and audit.values_per_statistic == 1:
             shape = (batch_size, audit.channels, audit.height, audit.width)

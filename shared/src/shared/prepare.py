@@ -100,7 +100,10 @@ def prepare(
     pl.seed_everything(options.seed, workers=True, verbose=False)
     cli.model.build(cli.datamodule)
     audit = audit_network(
-        cli.model.network, cli.model.example_input(cli.datamodule), batch_size=cli.datamodule.batch_size
+        cli.model.network,
+        cli.model.example_input(cli.datamodule),
+        batch_size=cli.datamodule.batch_size,
+        norm=cli.model.norm,
     )
     trainer, history, cost, checkpoint = _make_trainer(cli, settings, signals)
     cli.model.prepare_trainer(trainer)

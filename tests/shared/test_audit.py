@@ -1,0 +1,25 @@
+"""The norm audit of a run refuses networks that cannot train as asked."""
+
+import pytest
+import torch
+from torch import nn
+
+from norm_layers import make_norm
+from shared.audit import audit_network
+from shared.errors import UserError
+
+
+def test_a_network_without_the_norm_is_refused():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), make_norm("gn", 8, num_groups=2))
+    images = torch.zeros(1, 3, 8, 8)
+    assert audit_network(network, images, batch_size=4, norm="gn")["num_layers"] == 1
+    with pytest.raises(UserError, match="norm must be in the network that trains; got bgn, of which it has no layer"):
+        audit_network(network, images, batch_size=4, norm="bgn")
+    bare = nn.Sequential(nn.Conv2d(3, 8, 3))
+    assert audit_network(bare, images, batch_size=4, norm="none")["num_layers"] == 0
+
+
+def test_a_statistic_of_one_value_is_refused():
+    network = nn.Sequential(nn.Conv2d(3, 8, 8), make_norm("bn", 8))
+    with pytest.raises(UserError, match="must average at least 2 values; got 1"):
+        audit_network(network, torch.zeros(1, 3, 8, 8), batch_size=1, norm="bn")
