@@ -22,7 +22,8 @@ def audit_network(network: nn.Module, example_input: Tensor, *, batch_size: int,
         norm: The norm that was asked for.
 
     Raises:
-        UserError: If the network has no layer of the norm that was asked for, or a norm over the batch would average a single value.
+        UserError: If the network has no layer of the norm that was asked for, or a norm over the batch would average a
+            single value.
         ValueError: If a norm layer cannot take its input (more groups than values, wrong channels).
     """
     try:

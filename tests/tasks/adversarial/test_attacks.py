@@ -104,9 +104,18 @@ def test_a_network_in_any_mode_keeps_it(training):
     assert all(module.training is training for module in network.modules())
 
 
-def test_global_generators_are_left_alone_and_keys_decide():
+def test_inference_mode_is_refused():
+    network, (images, labels) = network_with("bn"), batch()
+    with torch.inference_mode(), pytest.raises(ValueError, match="attacks must run outside inference mode"):
+        craft(network, images, labels, attack=ATTACK, seed=0)
+    with torch.inference_mode(), pytest.raises(ValueError, match="attacks must run outside inference mode"):
+        square_survivors(network, images, labels, eps=0.1, queries=2, seed=0)
+
+
+@pytest.mark.parametrize("norm", NAMES)
+def test_global_generators_are_left_alone_and_keys_decide(norm):
     images, labels = batch()
-    network = network_with("bn")
+    network = network_with(norm)
     states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
     first = craft(network, images, labels, attack=ATTACK, seed=1)
     torch.rand(3)

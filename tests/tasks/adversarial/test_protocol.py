@@ -37,7 +37,7 @@ KEY = 2023489534
         ({"PGD-4": 50.0, "PGD-20": 52.0}, [], ["PGD-20 leaves 52.0 % and the weaker PGD-4 50.0 %"]),
         ({"PGD-20": 40.0, "AutoAttack": 45.0}, [], ["AutoAttack leaves 45.0 % and the weaker PGD-20 40.0 %"]),
         ({"PGD-4": 50.0, "PGD-20": 48.0, "square": 30.0}, [], ["Square, which sees no gradients, leaves 30.0 %"]),
-        ({}, [(0, 70), (1, 60), (2, 65), (64, 0)], ["rises from 60.0 % to 65.0 % as eps grows from 1 to 2/255"]),
+        ({}, [(0, 70), (1, 60), (2, 65), (64, 0)], ["rises from 60.0 % to 65.0 % as eps grows from 1/255 to 2/255"]),
         ({}, [(0, 70), (64, 20)], ["still 20.0 % at eps = 64/255"]),
         ({}, [(0, 70), (64, 4.9)], []),
     ],

@@ -166,12 +166,76 @@ def test_the_average_of_the_weights_is_that_of_a_loop(tmp_path):
 def test_a_run_that_does_not_learn_is_diverged(tmp_path, reason):
     flags = ["--trainer.max_epochs=30"]
     flags += ["--model.learning_rate=1e30", "--model.optimizer=sgd"] if reason == "not finite" else []
-    flags += [] if reason == "not finite" else ["--model.learning_rate=1e-12", "--model.patience=3"]
+    flags += [] if reason == "not finite" else ["--model.learning_rate=1e-12"]
     assert run(tmp_path, *flags) == 0
     record = read_record(only_run(tmp_path))
     assert record["status"] == "diverged"
     assert record["metrics"] == {}
-    assert len(record["curves"].get("train/loss", [])) < 5, "it was stopped"
+    assert len(record["curves"].get("train/loss", [])) < 7, "it was stopped after a quarter of the epochs"
+
+
+@pytest.mark.slow
+def test_a_run_that_stops_learning_at_the_end_is_diverged(tmp_path):
+    class Collapsing(AdversarialModule):
+        def training_step(self, batch, batch_idx):
+            if self.current_epoch == 2 and batch_idx == 0:
+                with torch.no_grad():
+                    self.network.classifier.weight.zero_()
+            loss = super().training_step(batch, batch_idx)
+            return loss if self.current_epoch < 2 else loss * 0 + loss.detach()
+
+    flags = ("--trainer.max_epochs=5", "--model.patience=10", "--data.num_classes=2", "--model.eps=0.001")
+    assert run(tmp_path, *flags, module=Collapsing) == 0
+    record = read_record(only_run(tmp_path))
+    assert record["status"] == "diverged"
+    assert len(record["curves"]["train/loss"]) == 4, "found when the last epoch ends"
+
+
+@pytest.mark.slow
+def test_auto_attack_stands_beside_pgd(tmp_path):
+    flags = ("--model.autoattack_images=2", "--data.num_classes=4", "--data.image_size=16", "--trainer.max_epochs=1")
+    assert run(tmp_path, *flags, "--model.eps=0.1") == 0
+    record = read_record(only_run(tmp_path))
+    assert record["metrics"]["test/autoattack_top1"]["n"] == 2
+    assert record["protocol"]["AutoAttack"] == "2 images"
+
+
+def test_auto_attack_needs_four_classes(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(tmp_path, "--model.autoattack_images=2", "--data.num_classes=2")
+    assert "autoattack_images must be 0 with fewer than 4 classes" in capsys.readouterr().err
+
+
+def test_readings_and_comparability_follow_the_settings(whole_run):
+    record = read_record(whole_run)
+    assert record["readings"][0].startswith("batches of 16, random crop with padding 4 and flip, learning rate cosine")
+    why = record["paper"][0]["why"]
+    for words in (
+        "images a step 16, not 128",
+        "embedded images",
+        "network WRN-10-1, not WRN-10-2",
+        "epochs 4, not 200",
+    ):
+        assert words in why
+    assert not record["paper"][0]["comparable"]
+
+
+@pytest.mark.slow
+def test_two_ranks_keep_one_network(tmp_path):
+    """BGN with an average of its weights, crafted with batch statistics, at a real learning rate."""
+    flags = [f"--config={SMOKE}", "--wandb=off", "--report=false", "--model.norm=bgn", "--model.ema_decay=0.8"]
+    flags += ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=8"]
+    command = [sys.executable, "-m", "adversarial", *flags, "--model.attack_bn_mode=train_frozen"]
+    done = subprocess.run(
+        [*command, f"--run_dir={tmp_path / 'run'}"], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    weights = state(tmp_path / "run", "last.ckpt")
+    assert all(bool(torch.isfinite(value).all()) for value in weights.values())
+    means = [value for name, value in weights.items() if name.endswith("running_mean")]
+    assert means
+    assert all(bool(value.any()) for value in means), "running statistics moved, by the training step"
+    assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 10
 
 
 @pytest.mark.slow
@@ -213,7 +277,15 @@ def test_other_ways_to_craft_and_bfloat16(tmp_path, mode):
         ),
         ("--model.step=2", "step must be in (0, 1]"),
         ("--model.steps=0", "steps must be at least 1; got 0."),
-        ("--model.strong_steps=0", "steps must be at least 1; got 0."),
+        ("--model.strong_steps=2", "strong_steps must be above the training's 2 steps; got 2."),
+        ("--model.weight_decay=-1", "weight_decay must be in [0, 1); got -1.0."),
+        ("--model.patience=0", "patience must be at least 1 epoch; got 0."),
+        ("--data.crop_padding=-1", "crop_padding must be at least 0 pixels; got -1."),
+        ("--data.num_classes=1", "num_classes must be at least 2; got 1."),
+        ("--data.num_classes=0", "num_classes must be at least 2; got 0."),
+        ("--data.image_size=0", "image_size"),
+        ("--trainer.precision=16-true", "trainer.precision must be 32-true, 64-true or bf16-mixed"),
+        ("--trainer.precision=bf16-true", "trainer.precision must be 32-true, 64-true or bf16-mixed"),
         ("--model.curve_eps=[0.1,0.05]", "curve_eps must be increasing"),
         ("--model.strong_images=0", "strong_images must be at least 1"),
         ("--model.ema_decay=1", "ema_decay must be in [0, 1)"),

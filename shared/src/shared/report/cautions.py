@@ -12,7 +12,7 @@ from shared.report.records import Record
 from shared.report.wording import MINUS, listed, plural
 
 RANGE = "\N{EN DASH}"
-NUMBER = re.compile(rf"(?<![\w.])(?<![A-Za-z]-)[-+{MINUS}]?\d+(?:,\d{{3}})*(?:\.\d+)?(?!\.?\w)")
+NUMBER = re.compile(rf"(?<![\w.])(?<![A-Za-z]-)[-+{MINUS}]?\d+(?:,\d{{3}})*(?:\.\d+)?(?!\.?\w|/)")
 
 
 def cautions(records: Sequence[Record]) -> list[str]:

@@ -109,7 +109,10 @@ def crafting_mode(network: nn.Module, mode: str) -> Iterator[None]:
         raise ValueError(f"attack_bn_mode must be one of {', '.join(MODES)}; got {mode!r}.")
     flags = [(module, module.training) for module in network.modules()]
     try:
-        network.train(mode != "eval")
+        if mode == "eval":
+            network.eval()  # in the other modes parts that are frozen by eval() stay so
+        elif not network.training:
+            network.train()
         if mode == "train_frozen":
             with frozen_statistics(network, mode="train"):
                 yield
@@ -149,6 +152,7 @@ def craft(
     attack: Pgd,
     mode: str = "eval",
     seed: int,
+    check: bool = True,
 ) -> Float[Tensor, "N C H W"]:
     """Return adversarial images by PGD, from one random start.
 
@@ -162,16 +166,31 @@ def craft(
         attack: The attack.
         mode: As `crafting_mode`.
         seed: Key of the random start.
+        check: Whether to check the pixels, which waits for a GPU.
 
     Raises:
-        ValueError: If pixels are outside [0, 1].
+        ValueError: If pixels are outside [0, 1], or in inference mode.
     """
     import torchattacks
 
-    check_pixels(images)
+    check_mode()
+    if check:
+        check_pixels(images)
     with crafting_mode(network, mode), keyed_random(seed, images.device), torch.enable_grad():
         attacker = torchattacks.PGD(Held(network), eps=attack.eps, alpha=attack.step, steps=attack.steps)
         return attacker(images, labels)
+
+
+def check_mode() -> None:
+    """Check that gradients can be had.
+
+    Raises:
+        ValueError: In inference mode, which no_grad's opposite does not end.
+    """
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "attacks must run outside inference mode; got inference mode. Use Trainer(inference_mode=False)."
+        )
 
 
 def check_pixels(images: Tensor) -> None:
@@ -272,6 +291,7 @@ def square_survivors(
 def _survivors(
     network: nn.Module, images: Tensor, labels: Tensor, make: Callable[[Held], Attack], *, seed: int
 ) -> Tensor:
+    check_mode()
     check_pixels(images)
     alive = is_right(network, images, labels)
     left = alive.nonzero()[:, 0]

@@ -18,7 +18,9 @@ from shared.errors import UserError
 from shared.runs import Scalar
 from shared.task import TaskData
 
-FULL_TRAINING_SET = 50_000
+HELD_OUT = 1000
+CROP_PADDING = 4
+"""Not stated; as usual on CIFAR-10."""
 
 
 class AdversarialData(TaskData):
@@ -47,9 +49,9 @@ class AdversarialData(TaskData):
         num_classes: int | None = None,
         image_size: int | None = None,
         train_images: int | None = None,
-        val_images: int = 1000,
+        val_images: int = HELD_OUT,
         test_images: int | None = None,
-        crop_padding: int = 4,
+        crop_padding: int = CROP_PADDING,
         download: bool = False,
         eval_batch_size: int = 250,
         seed: int = 0,
@@ -65,7 +67,12 @@ class AdversarialData(TaskData):
         for name, given in {"num_classes": num_classes, "image_size": image_size}.items():
             if given is not None and dataset != "embedded":
                 raise UserError(f"{name} must be left out for {dataset}, which has its own; got {given}.")
-        self.wanted_classes, self.image_size = num_classes or 10, image_size or 32
+        self.wanted_classes = 10 if num_classes is None else num_classes
+        self.image_size = 32 if image_size is None else image_size
+        if self.wanted_classes < 2:
+            raise UserError(f"num_classes must be at least 2; got {num_classes}.")
+        if crop_padding < 0:
+            raise UserError(f"crop_padding must be at least 0 pixels; got {crop_padding}.")
         self.train_images, self.val_images, self.test_images = train_images, val_images, test_images
         self.crop_padding, self.download = crop_padding, download
         self.eval_batch_size, self.seed = eval_batch_size, seed
@@ -173,9 +180,13 @@ class AdversarialData(TaskData):
 
     def differences_from_paper(self) -> list[str]:
         """Return in words how the data differ from the paper's: CIFAR-10, whole."""
-        facts = self.describe()
-        if facts["full"]:
-            return []
-        subsets = ", ".join(self._sets[2].subsets) if self._sets else ""
-        name = "embedded images" if self.dataset == "embedded" else f"CIFAR-10 ({subsets})"
-        return [f"{name}, not the whole of CIFAR-10"]
+        differences = []
+        if not self.describe()["full"]:
+            subsets = ", ".join(self._sets[2].subsets) if self._sets else ""
+            name = "embedded images" if self.dataset == "embedded" else f"CIFAR-10 ({subsets})"
+            differences.append(f"{name}, not the whole of CIFAR-10")
+        elif self.val_images > HELD_OUT:
+            differences.append(f"{self.val_images:,} training images kept out, not {HELD_OUT:,}")
+        if self.crop_padding != CROP_PADDING:
+            differences.append(f"crop padding {self.crop_padding}, not {CROP_PADDING}")
+        return differences

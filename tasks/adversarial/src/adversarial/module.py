@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from adversarial import protocol
-from adversarial.attacks import MODES, Pgd, craft, crafting_mode, is_right, pgd_survivors
+from adversarial.attacks import MODES, Pgd, craft, is_right, pgd_survivors
 from adversarial.data import AdversarialData
 from adversarial.evaluation import Evaluation, check_evaluation
 from adversarial.outcome import adversarial_outcome
@@ -39,7 +39,7 @@ class AdversarialModule(TaskModule):
 
     Args:
         norm: Norm layer: bn, in, ln, gn, pn, gbgn, bgn, none, or package.module:Class of your own.
-        num_groups: G of the norms with groups; None: 128 for GN and BGN (in proportion at a width below 2), 32 for
+        num_groups: G of the norms with groups; None: 128 for GN and BGN (in proportion to the width), 32 for
             GBGN.
         batch_size: Images per worker and step (set by data.batch_size).
         depth: Of the WideResNet, 6n + 4.
@@ -63,7 +63,8 @@ class AdversarialModule(TaskModule):
         autoattack_images: Test images that AutoAttack attacks; 0: not run.
         curve_images: Test images of the curve over eps; 0: no curve.
         curve_eps: Its values of eps, increasing, on the scale [0, 1].
-        patience: Epochs in a row without learning after which a run counts as diverged.
+        patience: Epochs in a row without learning after which a run counts as diverged, and stops; None: a quarter of
+            the epochs, from 3 to 10. One that ends after 3 such epochs has diverged, too.
     """
 
     epochs_without_learning: Tensor
@@ -94,7 +95,7 @@ class AdversarialModule(TaskModule):
         autoattack_images: int = 0,
         curve_images: int = 200,
         curve_eps: Sequence[float] = CURVE_EPS,
-        patience: int = 10,
+        patience: int | None = None,
     ) -> None:
         super().__init__()
         spec = resolve_norm(norm)
@@ -104,10 +105,14 @@ class AdversarialModule(TaskModule):
         self.attack = Pgd(eps=eps, step=step, steps=steps)
         if not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1); got {ema_decay}.")
-        if learning_rate <= 0 or patience < 1:
-            raise ValueError(
-                f"learning_rate must be above 0 and patience at least 1; got {learning_rate} and {patience}."
-            )
+        if learning_rate <= 0:
+            raise ValueError(f"learning_rate must be above 0; got {learning_rate}.")
+        if not 0 <= weight_decay < 1:
+            raise ValueError(f"weight_decay must be in [0, 1); got {weight_decay}.")
+        if patience is not None and patience < 1:
+            raise ValueError(f"patience must be at least 1 epoch; got {patience}.")
+        if strong_steps <= steps:
+            raise ValueError(f"strong_steps must be above the training's {steps} steps; got {strong_steps}.")
         self.settings_of_test = check_evaluation(
             eps=eps, strong_steps=strong_steps, strong_restarts=strong_restarts, strong_images=strong_images,
             square_queries=square_queries, autoattack_images=autoattack_images, curve_images=curve_images,
@@ -170,7 +175,12 @@ class AdversarialModule(TaskModule):
         return protocol.num_groups(self.norm, width=self.width)
 
     def prepare_trainer(self, trainer: pl.Trainer) -> None:
-        """Check that the run has batches."""
+        """Check that the run has batches, and that its precision keeps the attacks whole."""
+        if "16" in str(trainer.precision) and trainer.precision != "bf16-mixed":
+            raise UserError(
+                "trainer.precision must be 32-true, 64-true or bf16-mixed: in fp16 the attack's gradients vanish, and "
+                f"bf16 pixels are too coarse for it; got {trainer.precision}."
+            )
         if self.batch_size * trainer.world_size > len(self.data.train):
             raise UserError(
                 f"batch_size × processes must be at most the {len(self.data.train)} training images; "
@@ -185,8 +195,9 @@ class AdversarialModule(TaskModule):
         """Attack the batch, and return the mean cross-entropy of what came out."""
         key = protocol.attack_key("train", self.data.seed, self.current_epoch, batch_idx, self.global_rank)
         crafted = craft(
-            self.network, batch.images, batch.labels, attack=self.attack, mode=self.attack_bn_mode, seed=key
-        )
+            self.network, batch.images, batch.labels, attack=self.attack, mode=self.attack_bn_mode, seed=key,
+            check=False,
+        )  # fmt: skip
         logits = self(crafted)
         loss = F.cross_entropy(logits, batch.labels)
         self.train_loss.update(loss.detach(), len(batch.labels))
@@ -211,15 +222,18 @@ class AdversarialModule(TaskModule):
         self.log_dict({"train/loss": loss, "train/robust_top1": 100 * self.train_robust.compute()}, sync_dist=True)
         self.train_loss.reset()
         self.train_robust.reset()
-        loss = self.trainer.strategy.reduce(loss.clone(), reduce_op="mean")
         if float(loss) < math.log(self.data.num_classes) - CHANCE_SLACK:
             self.epochs_without_learning.zero_()
         else:
             self.epochs_without_learning += 1
-        if int(self.epochs_without_learning) >= self.patience:
+        num_epochs = self.trainer.max_epochs or 1
+        patience = max(3, min(10, num_epochs // 4)) if self.patience is None else self.patience
+        if self.current_epoch + 1 == num_epochs:
+            patience = min(3, patience)
+        if int(self.epochs_without_learning) >= patience:
             raise Diverged(
                 f"the training loss was no better than guessing's, {math.log(self.data.num_classes):.3f}, for "
-                f"{self.patience} epochs in a row"
+                f"{int(self.epochs_without_learning)} epochs in a row"
             )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -241,10 +255,8 @@ class AdversarialModule(TaskModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Attack test images: in all ways for the reported weights, clean and as in training for the others."""
-        with crafting_mode(self.evaluated, "eval"):
-            self._answers.add(
-                self.evaluation.answer(self.evaluated, batch, whole=self.testing == self.reported), batch
-            )
+        answers = self.evaluation.answer(self.evaluated, batch, whole=self.testing == self.reported)
+        self._answers.add(answers, batch)
 
     def on_test_epoch_end(self) -> None:
         """Log the accuracies over all images."""

@@ -38,7 +38,7 @@ def adversarial_outcome(
         metrics |= {f"test/{name}": _accuracy(right) for name, right in tests.items()}
         metrics |= {f"test/{name}_{other}": _accuracy(right) for name, right in module.results[other].items()}
         for name in ("robust_top1", "clean_top1"):
-            key = f"{facts['checksum']}|{name}|{data.eval_batch_size}"
+            key = f"{facts['checksum']}|{name}|{data.eval_batch_size}|{module.trainer.world_size}"
             items[f"test/{name}"] = Items(kind="images", key=key, each=1, hits=tests[name].int().tolist())
         validated = [(e["val/robust_top1"], -int(e["epoch"])) for e in history if "val/robust_top1" in e]
         best, epoch = max(validated)
@@ -86,7 +86,9 @@ def _robustness_over_eps(module: AdversarialModule, data: AdversarialData) -> tu
         accuracies["square"] = percent("square_top1", limit)
     chance = 100 / data.num_classes
     warnings = protocol.masking_warnings(accuracies, curve=curve, chance=chance)
-    if "autoattack_top1" in results:
+    if percent("clean_top1", len(data.test)) <= chance + 1:
+        warnings = ["clean accuracy is no better than guessing's"]
+    elif "autoattack_top1" in results:
         limit = min(limit, settings.autoattack_images)
         pair = {
             f"PGD-{settings.strong.steps}": percent(strong, limit),
@@ -142,17 +144,21 @@ def _differences(module: AdversarialModule, data: AdversarialData) -> list[str]:
         "reported weights": (module.reported, "last"),
         "precision": (str(trainer.precision), "32-true"),
         "gradient clipping": (trainer.gradient_clip_val, None),
-        "accumulated batches": (trainer.accumulate_grad_batches, 1),
         "share of the training batches": (trainer.limit_train_batches, 1.0),
     }
     pairs["G"] = (module.num_groups, module.default_groups())
+    pairs["images a step"] = (
+        data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
+        protocol.BATCH_SIZE,
+    )
     differences = data.differences_from_paper()
     return differences + [f"{name} {ours}, not {theirs}" for name, (ours, theirs) in pairs.items() if ours != theirs]
 
 
 def _readings(module: AdversarialModule, data: AdversarialData) -> list[str]:
     readings = [
-        "batches of 128, random crop and flip, no decay of the learning rate (none is stated)",
+        f"batches of {data.batch_size}, random crop with padding {data.crop_padding} and flip, learning rate "
+        f"{module.schedule}, weight decay {module.weight_decay:g}: the paper states none of them",
         f"norms while crafting: {module.attack_bn_mode} (not stated)",
         f"the test's PGD-{module.attack.steps} starts at random, from one start, as the training's",
         f"{len(data.val):,} training images are kept out to choose the best epoch; the test set chooses nothing",

@@ -102,7 +102,7 @@ def masking_warnings(
     for (eps, value), (larger, more) in itertools.pairwise(curve):
         if more > value + slack:
             warnings.append(
-                f"accuracy rises from {value:.1f} % to {more:.1f} % as eps grows from {eps:g} to {larger:g}/255: "
+                f"accuracy rises from {value:.1f} % to {more:.1f} % as eps grows from {eps:g}/255 to {larger:g}/255: "
                 "gradients may be masked"
             )
     if curve and curve[-1][1] > max(slack, chance / 2):

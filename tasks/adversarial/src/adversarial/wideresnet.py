@@ -57,8 +57,8 @@ class WideResNet(nn.Module):
     """Stem without a norm, three stages of pre-activated blocks, norm, ReLU, average pooling, linear classifier.
 
     Depth 6n + 4 with n blocks a stage, 16k, 32k and 64k channels; 6n + 1 norm layers. Depth 10, width 2 and 10
-    classes: 303,706 parameters, 7 norm layers. Convolutions start from N(0, 2 / (9 C_out)), the classifier's bias at
-        0.
+    classes: 303,706 parameters, 7 norm layers. Convolutions of size s × s start from N(0, 2 / (s² C_out)), the
+    classifier's bias at 0.
 
     Args:
         norm_layer: Makes a norm layer for a number of channels.
