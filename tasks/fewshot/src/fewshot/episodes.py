@@ -203,7 +203,10 @@ class _LabelsOnly(torch.utils.data.Dataset):
 
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seed Python's generator, from which learn2learn draws, and put its state back afterwards."""
+    """Seed Python's generator, from which learn2learn draws, and put its state back afterwards.
+
+    No other thread may draw meanwhile: a run opens its data before W&B starts its threads.
+    """
     state = random.getstate()
     random.seed(seed)
     try:
