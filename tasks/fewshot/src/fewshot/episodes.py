@@ -181,13 +181,14 @@ def _draw_with_random(labels: Tensor, *, ways: int, images: int, num_episodes: i
 
 
 def _draw_with_learn2learn(labels: Tensor, *, ways: int, images: int, num_episodes: int, seed: int) -> list[list[int]]:
-    with contextlib.redirect_stderr(io.StringIO()):  # gym's notice
-        from learn2learn.data import MetaDataset, Taskset
-        from learn2learn.data.transforms import FusedNWaysKShots
-    # with the dictionary, learn2learn asks the dataset for no image
-    dataset = MetaDataset(_LabelsOnly(len(labels)), indices_to_labels=dict(enumerate(labels.tolist())))
-    tasks = Taskset(dataset, [FusedNWaysKShots(dataset, n=ways, k=images)], num_tasks=num_episodes)
-    with _seeded(seed):
+    with _python_generator_kept():
+        with contextlib.redirect_stderr(io.StringIO()):  # gym's notice
+            from learn2learn.data import MetaDataset, Taskset
+            from learn2learn.data.transforms import FusedNWaysKShots
+        # with the dictionary, learn2learn asks the dataset for no image
+        dataset = MetaDataset(_LabelsOnly(len(labels)), indices_to_labels=dict(enumerate(labels.tolist())))
+        tasks = Taskset(dataset, [FusedNWaysKShots(dataset, n=ways, k=images)], num_tasks=num_episodes)
+        random.seed(seed)
         return [[image.index for image in tasks.sample_task_description()] for _ in range(num_episodes)]
 
 
@@ -202,13 +203,12 @@ class _LabelsOnly(torch.utils.data.Dataset):
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed Python's generator, from which learn2learn draws, and put its state back afterwards.
+def _python_generator_kept() -> Iterator[None]:
+    """Put the state of Python's generator back: learn2learn draws from it, and so does its import.
 
     No other thread may draw meanwhile: a run opens its data before W&B starts its threads.
     """
     state = random.getstate()
-    random.seed(seed)
     try:
         yield
     finally:
