@@ -74,3 +74,17 @@ def miniimagenet_dir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("miniimagenet")
     subprocess.run([sys.executable, "-m", "zipfile", "-e", packed, folder], check=True)
     return next(path.parent for path in folder.rglob("train") if path.is_dir())
+
+
+@pytest.fixture(scope="session")
+def office31_dir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with amazon/, dslr/ and webcam/ of Office-31, all 4,110 images."""
+    for folder in (data_dir / "office31", data_dir):
+        if all((folder / domain).is_dir() for domain in ("amazon", "dslr", "webcam")):
+            return folder
+    packed = sorted((data_dir / "office31").glob("*.zip"))
+    if not packed:
+        pytest.skip("Office-31 is absent from DATA_DIR: neither office31/amazon nor office31/*.zip")
+    folder = tmp_path_factory.mktemp("office31")
+    subprocess.run([sys.executable, "-m", "zipfile", "-e", packed[0], folder], check=True)
+    return next(path.parent for path in folder.rglob("amazon") if path.is_dir())

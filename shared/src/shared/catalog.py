@@ -99,12 +99,17 @@ RUN_VARIABLES = {
 
 
 def load_tasks(root: Path = ROOT) -> dict[str, Task]:
-    """Return every task, by name, found as a folder of `root`/tasks with a pyproject.toml; in the paper's order."""
+    """Return every task, by name, found as a pyproject.toml of `root`/tasks with a [tool.norm-suite] table.
+
+    They come in the order of the paper's tables.
+    """
     tasks: dict[str, Task] = {}
     for pyproject in sorted((root / "tasks").glob("*/pyproject.toml")):
         folder = pyproject.parent
         name = folder.name
-        settings = tomllib.loads(pyproject.read_text())["tool"]["norm-suite"]
+        settings = tomllib.loads(pyproject.read_text())["tool"].get("norm-suite")
+        if settings is None:  # a package whose parts are there, and no experiment yet
+            continue
         files = sorted(
             (folder / "src" / name / "configs").glob("*.yaml"), key=lambda path: (path.stem != "default", path.stem)
         )

@@ -274,18 +274,13 @@ def target_commands(target: str, variables: dict[str, str], tasks: dict[str, Tas
     return [
         ["-m", "ruff", "check", "."],
         ["-m", "ruff", "format", "--check", "."],
-        ["-m", "mypy", *source_folders(tasks)],
+        ["-m", "mypy", *source_folders()],
     ]
 
 
-def source_folders(tasks: dict[str, Task]) -> list[str]:
+def source_folders() -> list[str]:
     """Return the source folder of every member of the workspace."""
-    folders = [
-        ROOT / "packages/norm_layers/src",
-        ROOT / "shared/src",
-        *(task.folder / "src" for task in tasks.values()),
-    ]
-    return [str(folder.relative_to(ROOT)) for folder in folders]
+    return [str((folder / "src").relative_to(ROOT)) for folder in bootstrap.members()]
 
 
 def start_all(commands: list[list[str]]) -> int:
