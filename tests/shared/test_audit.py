@@ -15,7 +15,11 @@ def test_a_network_without_the_norm_is_refused():
     assert audit_network(network, images, batch_size=4, norm="gn")["num_layers"] == 1
     with pytest.raises(UserError, match="norm must be in the network that trains; got bgn, of which it has no layer"):
         audit_network(network, images, batch_size=4, norm="bgn")
+    of_a_user = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))  # or of a class that is made from it
+    assert audit_network(of_a_user, images, batch_size=4, norm="mynorms:MyBatchNorm")["num_layers"] == 1
     bare = nn.Sequential(nn.Conv2d(3, 8, 3))
+    with pytest.raises(UserError, match="norm must be in the network"):
+        audit_network(bare, images, batch_size=4, norm="mynorms:MyNorm")
     assert audit_network(bare, images, batch_size=4, norm="none")["num_layers"] == 0
 
 

@@ -63,8 +63,8 @@ class AdversarialModule(TaskModule):
         autoattack_images: Test images that AutoAttack attacks; 0: not run.
         curve_images: Test images of the curve over eps; 0: no curve.
         curve_eps: Its values of eps, increasing, on the scale [0, 1].
-        patience: Epochs in a row without learning after which a run counts as diverged, and stops; None: a quarter of
-            the epochs, from 3 to 10. One that ends after 3 such epochs has diverged, too.
+        patience: Epochs in a row without learning after which a run counts as diverged, and stops; None: a tenth of
+            the epochs, at least 10. One that ends with 3 such epochs has diverged, too.
     """
 
     epochs_without_learning: Tensor
@@ -227,7 +227,7 @@ class AdversarialModule(TaskModule):
         else:
             self.epochs_without_learning += 1
         num_epochs = self.trainer.max_epochs or 1
-        patience = max(3, min(10, num_epochs // 4)) if self.patience is None else self.patience
+        patience = max(10, num_epochs // 10) if self.patience is None else self.patience
         if self.current_epoch + 1 == num_epochs:
             patience = min(3, patience)
         if int(self.epochs_without_learning) >= patience:
