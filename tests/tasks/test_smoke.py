@@ -39,7 +39,7 @@ def smoke(task: str, runs: Path, *flags: str) -> dict:
 def test_every_norm_runs_in_every_task(task, norm, tmp_path):
     record = smoke(task, tmp_path, f"--model.norm={norm}")
     assert record["norm"] == norm
-    assert record["status"] in ("done", "diverged")
+    assert record["status"] in ("done", "diverged", "degenerate")
     assert (record["num_groups"] is not None) == NORMS[norm].has_groups
     if norm != "none":
         assert {layer["norm"] for layer in record["norm_audit"]["layers"]} == {norm}

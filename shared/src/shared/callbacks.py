@@ -15,7 +15,16 @@ from shared.record import peak_memory_bytes
 
 
 class Diverged(Exception):
-    """The training loss is no longer a finite number."""
+    """The training loss is no longer a finite number; ends the run with a record that has no numbers."""
+
+    status = "diverged"
+    """How the record says that the run ended."""
+
+
+class Degenerate(Diverged):
+    """The network cannot learn, whatever the training does."""
+
+    status = "degenerate"
 
 
 class History(Checkpoint):

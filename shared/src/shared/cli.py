@@ -40,7 +40,7 @@ def main(task: str, module: type[TaskModule], data: type[TaskData], arguments: l
         arguments: The command line; None takes sys.argv.
 
     Returns:
-        The exit code: 0 for a finished or diverged run, 128 + n if signal n stopped it. A request that cannot be
+        The exit code: 0 for a finished, diverged or degenerate run, 128 + n if signal n stopped it. A request that cannot be
         carried out ends the process with code 2 and one line on stderr.
     """
     with StopSignals() as signals:
@@ -165,7 +165,7 @@ def train(prepared: Prepared, signals: StopSignals) -> tuple[int, str, dict[str,
     """Train and test.
 
     Returns:
-        The exit code (0, or 128 + the signal that stopped the run), "done" or "diverged", and the test's metrics.
+        The exit code (0, or 128 + the signal that stopped the run), "done", "diverged" or "degenerate", and the test's metrics.
     """
     trainer, module, data = prepared.trainer, prepared.module, prepared.data
     last = prepared.checkpoint.folder / "last.ckpt"
@@ -184,8 +184,8 @@ def train(prepared: Prepared, signals: StopSignals) -> tuple[int, str, dict[str,
             trainer.test(module, datamodule=data, verbose=False)
         signals.immediate = False  # from here on the record is written first
     except Diverged as error:
-        say(f"diverged: {error}")
-        return 0, "diverged", {}
+        say(f"{error.status}: {error}")
+        return 0, error.status, {}
     except Interrupted as stop:
         return stop.exit_code, "stopped", {}
     except SIGTERMException:  # Lightning's own, where ours came too early

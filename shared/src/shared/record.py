@@ -76,7 +76,7 @@ def build_record(
     Args:
         run: The run.
         outcome: What the task says of it.
-        status: "done" or "diverged".
+        status: "done", "diverged" or "degenerate".
         norm: The norm as given.
         num_groups: The G in force; None for a norm without groups.
         default_num_groups: The task's G for this norm when none is given; None for a norm without groups.

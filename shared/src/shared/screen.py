@@ -59,7 +59,7 @@ def final_screen(run: Run, record: dict[str, Any], *, report: Path | None = None
         report: The report that has been brought up to date; None if it has not.
     """
     headline = record["metrics"].get(record["headline"])
-    ours = "diverged" if record["status"] == "diverged" else _number(headline) if headline else "X"
+    ours = record["status"] if record["status"] != "done" else _number(headline) if headline else "X"
     groups = "" if record["num_groups"] is None else f", G = {record['num_groups']}"
     wandb = record["wandb"]
     tracked = {"off": "off", "offline": f"offline in {run.path / 'wandb'}; to log online: .venv/bin/wandb login"}

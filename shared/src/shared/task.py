@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,7 +47,7 @@ class TaskModule(pl.LightningModule, ABC):
     """Metric whose best epoch is kept as best.ckpt."""
     mode: str = "max"
     """Whether the largest ("max") or smallest ("min") value of `monitor` is best."""
-    shown: tuple[str, ...] = ("train/loss",)
+    shown: Sequence[str] = ("train/loss",)
     """Metrics that a line per epoch shows."""
     tested_weights: tuple[Literal["last", "best"], ...] = ("last",)
     """Which weights are tested after training, one after the other; "best" are those of best.ckpt."""

@@ -190,3 +190,20 @@ def finish_wandb(logger: RunWandbLogger | None, *, summary: dict[str, Any], exit
         )
         return None
     return address
+
+
+def log_picture(logger: RunWandbLogger, name: str, path: Path, *, step: int) -> None:
+    """Send a picture to W&B; a server that is away costs nothing but the picture.
+
+    Args:
+        logger: The run's logger.
+        name: Name of the picture.
+        path: The PNG file.
+        step: Step that it belongs to.
+    """
+    import wandb
+
+    try:
+        logger.log_image(key=name, images=[str(path)], step=step)
+    except (wandb.Error, OSError, TimeoutError) as error:
+        print(f"W&B did not take {name} ({one_line(error)[:120]}).", file=sys.stderr, flush=True)

@@ -57,7 +57,7 @@ def test_damaged_texts_are_named(text, reason):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"status": "running"}, "status must be one of done, diverged; got 'running'"),
+        ({"status": "running"}, "status must be one of done, diverged, degenerate; got 'running'"),
         ({"run": ""}, "run must not be empty"),
         ({"seed": "0"}, "seed must be of type int; got '0'"),
         ({"seed": True}, "seed must be of type int; got True"),

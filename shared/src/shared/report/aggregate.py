@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from shared.report.experiments import Experiment
 from shared.report.items import Items, ItemTable, item_table
 from shared.report.paper import PaperEntry, paper_entry
-from shared.report.records import PaperReference, Record
+from shared.report.records import PaperReference, Record, lost_as
 from shared.report.statistics import Summary, summarise
 from shared.report.wording import measure_name
 
@@ -46,7 +46,7 @@ class Cell:
     Args:
         by_seed: Value by seed, of the finished runs.
         runs: Names of the runs, diverged ones included.
-        num_diverged: How many of them diverged.
+        num_diverged: How many of them came to no numbers: diverged, or degenerate.
         num_groups: G of the runs; None without groups.
         unit: Unit of the values.
         intervals: By seed, the 95 % interval over the test items, where the record has one.
@@ -54,6 +54,7 @@ class Cell:
             seeds see the same items. None: unknown.
         paper: The paper's number; None where the runs name none.
         items: Values by seed and item. None: unknown, or the runs did not see the same items.
+        lost_as: How those that came to no numbers ended, as `records.lost_as` says.
     """
 
     by_seed: Mapping[int, float]
@@ -65,6 +66,7 @@ class Cell:
     sampling_error: float | None
     paper: PaperNumber | None
     items: ItemTable | None
+    lost_as: str = "diverged"
 
     @property
     def summary(self) -> Summary | None:
@@ -254,6 +256,7 @@ def _cell(members: Sequence[Record], metric: str, paper: PaperNumber | None) -> 
         sampling_error=mean_error(errors),
         paper=paper,
         items=item_table(items),
+        lost_as=lost_as(members),
     )
 
 

@@ -7,6 +7,7 @@ from shared.report.aggregate import Cell, Grid, PaperNumber, Row, sign
 from shared.report.cautions import doubted_norms
 from shared.report.paper import load_paper_tables
 from shared.report.ranking import Column, Standing, difference, settled, standings
+from shared.report.records import lost_verb
 from shared.report.sections import MEAN, Section
 from shared.report.statistics import Difference, summarise
 from shared.report.wording import listed, number, plural, pretty, seeds, setting_words, signed, with_unit
@@ -165,7 +166,8 @@ def _diverged(grid: Grid, columns: list[Column]) -> list[str]:
         cells: list[Cell] = [grid.cells[row, column] for column in columns if (row, column) in grid.cells]
         lost, total = sum(cell.num_diverged for cell in cells), sum(len(cell.runs) for cell in cells)
         if lost:
-            sentences.append(f"{row.label} diverged in {lost} of {plural(total, 'run')} and is not ranked.")
+            how = lost_verb(next(cell.lost_as for cell in cells if cell.num_diverged))
+            sentences.append(f"{row.label} {how} in {lost} of {plural(total, 'run')} and is not ranked.")
     return sentences
 
 

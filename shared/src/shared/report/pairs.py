@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from shared.report.aggregate import Cell, Grid, Row, batch_size_grid
 from shared.report.items import same_items
 from shared.report.ranking import Column
+from shared.report.records import lost_verb
 from shared.report.sections import Section
 from shared.report.statistics import compare, compare_items, summarise
 
@@ -180,11 +181,13 @@ def chosen_pairs(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
 
 
 def _pair(first: Row, second: Row, one: Cell, other: Cell) -> Pair:
-    lost = [row.label for row, cell in ((first, one), (second, other)) if cell.num_diverged]
+    without = [(row.label, cell.lost_as) for row, cell in ((first, one), (second, other)) if cell.num_diverged]
+    words = sorted({lost_verb(how) for _, how in without})
+    lost = [label for label, _ in without]
     comparison = None if lost else compare_cells(one, other)
     obstacle = ""
     if lost:
-        obstacle = f"not compared, because {' and '.join(lost)} diverged"
+        obstacle = f"not compared, because {' and '.join(lost)} {' or '.join(words)}"
     elif comparison is None:
         kind = next((cell.items.kind for cell in (one, other) if cell.items), "items")
         several = one.items is not None and other.items is not None

@@ -2,12 +2,12 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shared.report.aggregate import Row
 from shared.report.profiles import Profile
 from shared.report.ranking import Column
-from shared.report.records import Record
+from shared.report.records import Record, lost_as
 from shared.report.sections import MEAN, Section
 from shared.report.statistics import Summary, summarise
 
@@ -30,6 +30,7 @@ class ProfileTable:
         runs: Number of runs behind the values, by norm.
         diverged: Number of diverged runs and of all runs of the column, by norm. Only norms that have any.
         left_out: Names of the finished runs that were measured at other points, or under another title or axis.
+        lost_as: How the runs without numbers ended, by norm.
     """
 
     name: str
@@ -45,6 +46,7 @@ class ProfileTable:
     runs: Mapping[Row, int]
     diverged: Mapping[Row, tuple[int, int]]
     left_out: tuple[str, ...]
+    lost_as: Mapping[Row, str] = field(default_factory=dict)
 
     @property
     def heading(self) -> str:
@@ -100,6 +102,7 @@ def _table(section: Section, name: str, column: Column, *, several: bool) -> Pro
         runs={row: len(several) for row, several in kept.items() if several},
         diverged={row: (number, len(members[row])) for row, number in lost.items() if number},
         left_out=tuple(record.run for record in found if record.profiles[name].layout != layout),
+        lost_as={row: lost_as(several) for row, several in members.items()},
     )
 
 

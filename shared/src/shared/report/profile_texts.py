@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from shared.report.markup import data_table, element, escape, folded, paragraph, row_header
 from shared.report.profile_tables import ProfileTable, profile_tables
+from shared.report.records import lost_verb
 from shared.report.sections import Section
 from shared.report.tables import csv_text, flat, markdown_line
 from shared.report.wording import MISSING, file_part, number, plural
@@ -29,7 +30,7 @@ def profile_rows(table: ProfileTable) -> list[list[str]]:
     for row in table.rows:
         summaries = table.summaries(row)
         lost, total = table.diverged.get(row, (0, 0))
-        texts = ["diverged" if lost and lost == total else MISSING] * len(table.xs)
+        texts = [table.lost_as.get(row, "diverged") if lost and lost == total else MISSING] * len(table.xs)
         for place, summary in enumerate(summaries):
             spread = "" if summary.deviation is None else f" ± {number(summary.deviation, table.unit)}"
             texts[place] = f"{number(summary.mean, table.unit)}{spread} ({summary.n})"
@@ -40,7 +41,8 @@ def profile_rows(table: ProfileTable) -> list[list[str]]:
 def profile_notes(table: ProfileTable) -> list[str]:
     """Say which runs a table leaves out: a sentence for the diverged ones of each norm, and one for the others."""
     notes = [
-        f"{row.label} diverged in {lost} of {plural(total, 'run')}." for row, (lost, total) in table.diverged.items()
+        f"{row.label} {lost_verb(table.lost_as.get(row, 'diverged'))} in {lost} of {plural(total, 'run')}."
+        for row, (lost, total) in table.diverged.items()
     ]
     if table.left_out:
         notes.append(f"Left out, because measured at other points than the rest: {', '.join(table.left_out)}.")

@@ -16,7 +16,8 @@ from shared.report.profiles import Profile, parse_profiles
 from shared.report.statistics import sampling_error
 
 SCHEMA = 1
-STATUSES = ("done", "diverged")
+STATUSES = ("done", "diverged", "degenerate")
+"""How a run ended: with numbers, with a loss that was lost, or because its network could not learn from the start."""
 Point = tuple[float, float]
 
 
@@ -69,7 +70,7 @@ class Record:
 
     Args:
         run: Unique name of the run.
-        status: "done" or "diverged".
+        status: "done", "diverged" or "degenerate".
         task: Name of the experiment.
         norm: Registry name or import path of the norm.
         seed: Random seed.
@@ -112,6 +113,21 @@ class Record:
         """A scalar field such as `wall_time_seconds`; None where it is unknown."""
         value = self.raw.get(name)
         return finite(value)
+
+
+def lost_as(records: Iterable[Record]) -> str:
+    """Say how the runs that came to no numbers ended: "diverged", "degenerate", or "diverged or degenerate".
+
+    Args:
+        records: Any runs.
+    """
+    found = {record.status for record in records if not record.done}
+    return " or ".join(status for status in STATUSES if status in found) or "diverged"
+
+
+def lost_verb(how: str) -> str:
+    """Return what `lost_as` gave as a verb: a run "diverged", or "was degenerate"."""
+    return how.replace("degenerate", "was degenerate")
 
 
 def parse_record(text: str | None) -> Record:

@@ -188,6 +188,7 @@ def _mean_cell(row: Row, cells: Sequence[Cell], columns: Mapping[str, Experiment
         sampling_error=mean_error([cell.sampling_error for cell in cells]),
         paper=_paper_mean(row, columns, key, metric),
         items=None,
+        lost_as=next((cell.lost_as for cell in cells if cell.num_diverged), "diverged"),
     )
 
 

@@ -31,7 +31,7 @@ class CellText:
     Args:
         value: "61.23 ± 0.51 (3)", or X, or empty where only a divergence is to be told.
         groups: "G = 256"; empty without groups.
-        diverged: "diverged (1 of 3)"; empty where none did.
+        diverged: "diverged (1 of 3)" or "degenerate (1 of 3)"; empty where none did.
         paper: "paper 77.104"; empty where the paper has no number.
         comparable: Whether the paper's number may be compared.
         difference: "ours − paper" with its sign; empty unless comparable.
@@ -68,7 +68,7 @@ def cell_text(grid: Grid, row: Row, column: Column, *, leader: Leader | None) ->
     return CellText(
         value=_value(cell),
         groups=f"G = {cell.num_groups}" if cell.num_groups is not None and grid.column_name[:6] != "number" else "",
-        diverged=f"diverged ({cell.num_diverged} of {len(cell.runs)})" if cell.num_diverged else "",
+        diverged=f"{cell.lost_as} ({cell.num_diverged} of {len(cell.runs)})" if cell.num_diverged else "",
         paper=_paper(cell),
         comparable=comparable,
         difference=_difference(cell) if comparable else "",

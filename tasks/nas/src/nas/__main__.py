@@ -1,0 +1,10 @@
+"""`python -m nas --config … --model.norm=bgn --seed=0`."""
+
+from nas.data import NasData
+from nas.module import NasModule
+from shared.cli import main
+
+MODULE, DATA = NasModule, NasData
+
+if __name__ == "__main__":
+    raise SystemExit(main("nas", MODULE, DATA))
