@@ -40,8 +40,8 @@ def main(task: str, module: type[TaskModule], data: type[TaskData], arguments: l
         arguments: The command line; None takes sys.argv.
 
     Returns:
-        The exit code: 0 for a finished, diverged or degenerate run, 128 + n if signal n stopped it. A request that cannot be
-        carried out ends the process with code 2 and one line on stderr.
+        The exit code: 0 for a finished, diverged or degenerate run, 128 + n if signal n stopped it. A request that
+        cannot be carried out ends the process with code 2 and one line on stderr.
     """
     with StopSignals() as signals:
         signals.immediate = True
@@ -165,7 +165,8 @@ def train(prepared: Prepared, signals: StopSignals) -> tuple[int, str, dict[str,
     """Train and test.
 
     Returns:
-        The exit code (0, or 128 + the signal that stopped the run), "done", "diverged" or "degenerate", and the test's metrics.
+        The exit code (0, or 128 + the signal that stopped the run), how the run ended ("done", "diverged" or
+        "degenerate"), and the test's metrics.
     """
     trainer, module, data = prepared.trainer, prepared.module, prepared.data
     last = prepared.checkpoint.folder / "last.ckpt"

@@ -89,7 +89,8 @@ class Artefacts:
             drawings[f"preferences-{label.replace(' ', '-')}"] = draw_heatmap(table, title=f"preferences, {label}")
         for name, drawing in drawings.items():
             save_drawing(drawing, module.run_dir / FOLDER / name)
-            self._send(name, (module.run_dir / FOLDER / name).with_suffix(".png"))
+            if not found.per_cell or module.current_epoch + 1 == module.search_epochs:  # else too many for W&B
+                self._send(name, (module.run_dir / FOLDER / name).with_suffix(".png"))
 
     def _send(self, name: str, path: Path) -> None:
         """Send a picture to W&B, if it is on."""

@@ -69,8 +69,8 @@ def _spread(logits: Tensor) -> float:
 def examine(module: NasModule, batch: Any) -> None:
     """End a run that cannot learn, unless it is to go on.
 
-    Norm, then global average pooling: with Instance Normalization the mean over a map is a constant of the channel, and
-    every path to the classifier of a search network ends that way.
+    Norm, then global average pooling: with Instance Normalization the mean over a map is a constant of the channel,
+    and every path to the classifier of a search network ends that way.
 
     Args:
         module: The module, at its first batch of a phase.

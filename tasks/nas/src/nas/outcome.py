@@ -28,6 +28,7 @@ def nas_outcome(module: NasModule, data: NasData, history: list[dict[str, float]
         history: Metrics by epoch.
         is_tested: Whether there are test results; not after divergence.
     """
+    history = [_fresh(entry, search_epochs=module.search_epochs) for entry in history]
     has_retraining = data.has_retraining
     headline = "test/top1" if has_retraining else "search/derived_top1"
     metrics: dict[str, Metric] = {}
@@ -61,6 +62,12 @@ def nas_outcome(module: NasModule, data: NasData, history: list[dict[str, float]
         readings=_readings(module, data), items=items, warnings=_warnings(module),
         curves={name: [(int(e["epoch"]), e[name]) for e in history if name in e] for name in CURVES},
     )  # fmt: skip
+
+
+def _fresh(entry: dict[str, float], *, search_epochs: int) -> dict[str, float]:
+    """Return an epoch's metrics without those of the search that Lightning shows again in retraining."""
+    is_search = entry["epoch"] <= search_epochs
+    return {name: value for name, value in entry.items() if is_search or not name.startswith("search/")}
 
 
 def _selection(data: NasData) -> str:

@@ -39,8 +39,8 @@ def family(method: str) -> str:
 def num_groups(norm: str, *, method: str, channels: int) -> int | None:
     """Return G when the user gives none: 32 for GN and GBGN; for BGN 256 with DARTS, 64 with MANAS.
 
-    GN's is in proportion to the width of networks narrower than the paper's search network: with one channel or less to
-    a group in the last cell, GN followed by global average pooling is as degenerate as IN.
+    GN's is in proportion to the width of networks narrower than the paper's search network: with one channel or less
+    to a group in the last cell, GN followed by global average pooling is as degenerate as IN.
 
     Args:
         norm: The norm.

@@ -38,7 +38,7 @@ class Meters(nn.Module):
         self._meter(name).update(values, weights)
 
     def log(self, module: NasModule, names: Mapping[str, str]) -> None:
-        """Log means, and begin them anew; one without values is left out.
+        """Log means over all processes, and begin them anew.
 
         Args:
             module: The module that logs.
@@ -46,9 +46,8 @@ class Meters(nn.Module):
         """
         for name, meter in names.items():
             mean = self._meter(meter)
-            if float(mean.weight) > 0:
-                scale = 100 if meter.endswith("top1") else 1
-                module.log(name, scale * mean.compute(), prog_bar=name == "val/top1", sync_dist=True)
+            scale = 100 if meter.endswith("top1") else 1
+            module.log(name, scale * mean.compute(), prog_bar=name == "val/top1", sync_dist=True)
             mean.reset()
 
     def _meter(self, name: str) -> WeightedMean:
@@ -101,7 +100,9 @@ class Validation:
     def end(self) -> None:
         """Log the numbers, and let the search rate its candidates."""
         module = self.module
-        names = {"val/loss": "val_loss", "val/top1": "val_top1", "val/uniform_loss": "uniform_loss"}
+        names = {"val/loss": "val_loss", "val/top1": "val_top1"}
+        if self.searcher.baseline_path(0) is not None:
+            names["val/uniform_loss"] = "uniform_loss"
         module.meters.log(module, names)
         (right,) = module.stepping.summed([self.right])
         shares = right / len(module.data.validated_images)
