@@ -207,12 +207,14 @@ def make_record(
     prepared: Prepared, run: Run, wandb_logger: RunWandbLogger | None, status: str, tested: dict[str, float]
 ) -> dict[str, Any]:
     """Return the record of a finished run."""
-    axes, cost = prepared.axes(), prepared.cost
+    axes, cost, audit = prepared.axes(), prepared.cost, prepared.norm_audit
+    if prepared.module.tested_audit is not None:
+        audit = prepared.module.tested_audit | {"first_network": audit}
     return build_record(
         run, outcome=prepared.module.outcome(prepared.data, prepared.history.epochs, tested), status=status,
         norm=axes.pop("norm"), num_groups=axes.pop("num_groups"),
         default_num_groups=prepared.module.default_groups(), batch_size=axes.pop("batch_size"),
-        seed=axes.pop("seed"), axes=axes, dataset=prepared.data.describe(), norm_audit=prepared.norm_audit,
+        seed=axes.pop("seed"), axes=axes, dataset=prepared.data.describe(), norm_audit=audit,
         trainer_protocol=prepared.cli.trainer_protocol(), device=prepared.trainer.strategy.root_device,
         wall_time_seconds=cost.wall_seconds, images_per_second=cost.images_per_second,
         peak_memory=cost.peak_memory, wandb=wandb_entry(run, wandb_logger),

@@ -53,6 +53,8 @@ class TaskModule(pl.LightningModule, ABC):
     """Which weights are tested after training, one after the other; "best" are those of best.ckpt."""
     testing: Literal["last", "best"] = "last"
     """Which weights are being tested; set by the run."""
+    tested_audit: dict[str, Any] | None = None
+    """Norm audit of the network that is tested, where that is not the one that was built first."""
     run_dir: Path | None = None
     """Where the task may leave files of its own; set by the run on rank 0, None on the others."""
 

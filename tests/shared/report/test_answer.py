@@ -171,3 +171,13 @@ def test_incomplete_norms_are_not_ranked_over_columns(make_record):
 def test_the_data_are_named(make_record, dataset, start):
     (text,) = answer([make_record(dataset=dataset)])
     assert text.startswith(start)
+
+
+def test_degenerate_norms_are_called_so(make_record):
+    records = [make_record("bn", seed=seed) for seed in range(2)]
+    records += [make_record("in", seed=seed, status="degenerate", metrics={}) for seed in range(2)]
+    (text,) = answer(records)
+    assert "IN was degenerate in 2 of 2 runs and is not ranked." in text
+    records.append(make_record("in", seed=2, status="diverged", metrics={}))
+    (text,) = answer(records)
+    assert "IN diverged or was degenerate in 3 of 3 runs and is not ranked." in text

@@ -82,6 +82,8 @@ def test_a_run_searches_and_retrains_what_it_found(whole_runs, name):
     record = read_record(folder)
     assert (record["status"], record["headline"], record["selection"]) == ("done", "test/top1", "last epoch")
     assert record["metrics"]["test/top1"]["n"] == 40
+    audit = record["norm_audit"]
+    assert 0 < audit["num_layers"] < audit["first_network"]["num_layers"], "of the retrained and of the search network"
     genotype, provenance = load_genotype(folder / "genotype.json")
     assert any(genotype_hash(genotype) in reading for reading in record["readings"])
     assert (provenance.norm, provenance.seed, provenance.run) == ("bn", 0, folder.name)

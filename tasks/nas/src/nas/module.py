@@ -259,12 +259,18 @@ class NasModule(TaskModule):
     def _begin_retraining(self) -> None:
         assert self.genotype is not None
         network = self._evaluation_network(self.genotype)
+        self._audit(network)
         self.network = network.to(device=self.device, dtype=self.dtype)  # type: ignore[arg-type]
         self.network.train()
         self.searcher = None
         self._forget_search()
         self.stepping.synchronise(self.network)
         self.trainer.strategy.optimizers = self.stepping.optimizers()
+
+    def _audit(self, network: EvaluationNetwork) -> None:
+        example = self.example_input(self.data)
+        batch_size = self.data.retrain_batch_size
+        self.tested_audit = audit_network(network, example, batch_size=batch_size, norm=self.norm)
 
     def _forget_search(self) -> None:
         self.shown[:] = [name for name in self.shown if name not in SHOWN_IN_SEARCH]
@@ -381,7 +387,9 @@ class NasModule(TaskModule):
             self.previous, _ = load_genotype(state["previous"])
         if self.is_searching and not state["is_searching"]:
             assert self.genotype is not None
-            self.network = self._evaluation_network(self.genotype).to(self.device)
+            network = self._evaluation_network(self.genotype)
+            self._audit(network)
+            self.network = network.to(self.device)
             self.searcher = None
             self._forget_search()
 
