@@ -41,10 +41,12 @@ def random_crop_flip(
     epoch: int,
     padding: int = 4,
     padding_mode: str = "zeros",
-) -> Shaped[Tensor, "N C H W"]:
-    """Pad, crop a window of the old size at a uniform place, and mirror with probability one half.
+    size: int | None = None,
+) -> Shaped[Tensor, "N C Y X"]:
+    """Pad, crop a window at a uniform place, and mirror with probability one half.
 
-    ``out[n, :, y, x] = padded[n, :, y + dy_n, x + dx_n]`` with dy, dx uniform on ``{0 … 2 * padding}``.
+    ``out[n, :, y, x] = padded[n, :, y + dy_n, x + dx_n]`` with dy uniform on ``{0 … H + 2 * padding - size}``, dx
+    likewise.
 
     Args:
         images: A batch, before normalisation (the padding is black).
@@ -53,12 +55,14 @@ def random_crop_flip(
         epoch: Epoch number.
         padding: Pixels added on each side.
         padding_mode: ``"zeros"``, or ``"reflect"``: the image mirrored at its border, without repeating it.
+        size: Side of the window in pixels. None: a window of the old size.
 
     Returns:
-        A new batch of the same dtype and size.
+        A new batch of the same dtype.
 
     Raises:
-        ValueError: ``padding`` is negative, or not below the image's side where it reflects; an unknown mode.
+        ValueError: ``padding`` is negative, or not below the image's side where it reflects; an unknown mode; a window
+            larger than the padded image.
 
     Source: He et al. 2016, "Deep Residual Learning", section 4.2 (padding 4 at 32 pixels).
     """
@@ -69,17 +73,39 @@ def random_crop_flip(
     height, width = images.shape[-2:]
     if padding_mode == "reflect" and padding >= min(height, width):
         raise ValueError(f"padding must be below the side of {min(height, width)} pixels to reflect; got {padding}.")
-    num_places = 2 * padding + 1
-    offset_y = (hash_uniform(indices, seed=seed, epoch=epoch, stream="crop_y") * num_places).long()
-    offset_x = (hash_uniform(indices, seed=seed, epoch=epoch, stream="crop_x") * num_places).long()
+    window = (height, width) if size is None else (size, size)
+    places_y, places_x = height + 2 * padding - window[0] + 1, width + 2 * padding - window[1] + 1
+    if min(*window, places_y, places_x) < 1:
+        raise ValueError(
+            f"size must be from 1 to the padded side of {min(height, width) + 2 * padding} pixels; got {size}."
+        )
+    offset_y = (hash_uniform(indices, seed=seed, epoch=epoch, stream="crop_y") * places_y).long()
+    offset_x = (hash_uniform(indices, seed=seed, epoch=epoch, stream="crop_x") * places_x).long()
     if padding_mode == "reflect":
         rows, columns = (_reflected(size, padding, images.device) for size in (height, width))
         padded = images[:, :, rows][:, :, :, columns]
     else:
         padded = F.pad(images, (padding, padding, padding, padding))
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (N, C, places, places, H, W), a view
+    windows = padded.unfold(2, window[0], 1).unfold(3, window[1], 1)  # (N, C, places, places, H, W), a view
     cropped = windows[torch.arange(len(images), device=images.device), :, offset_y, offset_x]
     return flip_where(cropped, flip_mask(indices, seed=seed, epoch=epoch))
+
+
+def centre_crop(images: Shaped[Tensor, "N C H W"], size: int) -> Shaped[Tensor, "N C size size"]:
+    """Cut the central square out of each image.
+
+    Args:
+        images: A batch of any dtype.
+        size: Side of the square in pixels.
+
+    Raises:
+        ValueError: The square is larger than the image, or smaller than a pixel.
+    """
+    height, width = images.shape[-2:]
+    if not 1 <= size <= min(height, width):
+        raise ValueError(f"size must be from 1 to the side of {min(height, width)} pixels; got {size}.")
+    top, left = (height - size) // 2, (width - size) // 2
+    return images[:, :, top : top + size, left : left + size]
 
 
 def cutout(

@@ -1,0 +1,104 @@
+"""A ResNet whose norm layers have one copy a domain, and whose first stage may be left as it is."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from norm_layers.convert import replace_layers
+from shared.errors import UserError
+from uda.domain_norm import DomainNorm, use_domain
+
+
+class Answer(NamedTuple):
+    """What the network says of images.
+
+    Attributes:
+        features: Pooled features, (N, d).
+        logits: Of the classifier, (N, classes).
+    """
+
+    features: Tensor
+    logits: Tensor
+
+
+class DomainNetwork(nn.Module):
+    """A ResNet with one copy of each norm layer for the source and one for the target; all else is shared.
+
+    Args:
+        backbone: A ResNet of torchvision or of `shared.backbones`, with a stem (conv1, bn1), stages (layer1, …) and a
+            classifier (fc).
+        norms: Its norm layers.
+        num_classes: Length of the logits; the classifier is made anew, weights by He's normal law and biases 0.
+
+    Source: Kang et al. 2019, section 3.5, and the official code (commit 39acc51): the classifier is one layer.
+    """
+
+    def __init__(self, backbone: nn.Module, norms: set[nn.Module], *, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = replace_layers(backbone, lambda _, layer: DomainNorm(layer) if layer in norms else None)
+        head = self.backbone.fc
+        assert isinstance(head, nn.Linear)
+        self.num_features = head.in_features
+        self.head = nn.Linear(head.in_features, num_classes)
+        nn.init.kaiming_normal_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.backbone.fc = nn.Identity()
+        self.frozen_stage = 0
+        """Stages that are not trained: 0 for none, 1 for stem and layer1. Their norms in train mode still are."""
+
+    def forward(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N classes"]:
+        """Return the logits, through the norms of the domain in use.
+
+        Args:
+            images: Normalised images.
+        """
+        return self.head(self._features(images))
+
+    def answer(self, images: Float[Tensor, "N 3 H W"], *, domain: str) -> Answer:
+        """Return features and logits through the norms of a domain.
+
+        Args:
+            images: Normalised images, all of one domain: in train mode they are one batch to the norms.
+            domain: "source" or "target".
+        """
+        with use_domain(self, domain):
+            features = self._features(images)
+        return Answer(features, self.head(features))
+
+    def _features(self, images: Tensor) -> Tensor:
+        if not self.frozen_stage:
+            return self.backbone(images)
+        net = self.backbone
+        with torch.no_grad():  # the same as to stop the gradient after the stage, without keeping its graph
+            x = net.layer1(net.maxpool(torch.relu(net.bn1(net.conv1(images)))))  # type: ignore[operator]
+        number = 2
+        while hasattr(net, f"layer{number}"):
+            x = getattr(net, f"layer{number}")(x)
+            number += 1
+        return x.mean(dim=(2, 3))
+
+
+def check_independence(network: DomainNetwork, images: Tensor, *, tolerance: float = 1e-2) -> None:
+    """Refuse a norm whose eval output for an image depends on the others of the batch.
+
+    Args:
+        network: In eval mode.
+        images: Normalised images, two or more.
+        tolerance: Largest relative distance that rounding, in bfloat16 too, may explain.
+
+    Raises:
+        UserError: If an image alone and in the batch have different features.
+    """
+    alone = network.answer(images[:1], domain="target").features
+    together = network.answer(images, domain="target").features[:1]
+    distance = float((alone - together).norm() / together.norm().clamp(min=1e-12))
+    if not distance <= tolerance:
+        raise UserError(
+            "norm must give an image the same features whatever else is in the batch in eval mode; "
+            f"got a relative distance of {distance:.2g} between an image alone and in a batch of {len(images)}. "
+            "Use running statistics in eval mode."
+        )

@@ -1,0 +1,108 @@
+"""The paper's domain adaptation as data and pure functions.
+
+Source: Zhou et al. 2020, "Unsupervised Domain Adaptation on Office-31"; Kang et al. 2019 and the official code of CAN
+(commit 39acc51); what the paper leaves open is named where it is decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from norm_layers.registry import NORMS, default_num_groups
+
+LOOPS = 50
+LEARNING_RATE = 1e-3
+HEAD_FACTOR = 10.0
+"""The classifier's learning rate, as a multiple of the others'."""
+WEIGHT_DECAY = 5e-4
+SGD_MOMENTUM = 0.9
+BATCH_SIZE = 30
+CDD_WEIGHT = 0.3
+CLASSES_PER_STEP, IMAGES_PER_CLASS = 10, 3
+MIN_IMAGES = 3
+"""Kept target images that a class needs to be trained on in a loop."""
+DECAY_RATE, DECAY_STEP = 0.1, 25
+STOP_SHIFT = STOP_DRIFT = STOP_CHANGE = 0.001
+IMAGE_SIZE, CROP_SIZE = 256, 224
+
+LETTERS = {"amazon": "a", "dslr": "d", "webcam": "w"}
+"""How the paper abbreviates the domains of Office-31."""
+GROUPS = {"da": 512, "wa": 512, "wd": 512, "ad": 1, "aw": 8, "dw": 32}
+"""G of BGN by transfer. One was chosen for each pair, and there is no validation set of the target: see README.md."""
+OTHER_GROUPS = 512
+"""G of BGN for a pair that the paper does not have: a guess."""
+THRESHOLDS = {"ad": 0.05, "aw": 0.05}
+"""D_0 of the filter by transfer, as in the official code; 1 (every image) elsewhere."""
+
+METHODS = ("can", "norm_branch", "source_only")
+"""The whole algorithm; the same with the discrepancy's weight at 0, so that only the target's norm branch adapts; and
+cross-entropy on the source alone, tested through the source's norms."""
+DECAYS = ("loop", "iteration", "inv", "none")
+STOP_RULES = ("shift", "official", "never")
+
+
+def transfer_name(source: str, target: str) -> str:
+    """Return the paper's name of a pair ("ad"), or "source-target" for other domains.
+
+    Args:
+        source: Name of the labelled domain.
+        target: Name of the other.
+    """
+    if source in LETTERS and target in LETTERS:
+        return LETTERS[source] + LETTERS[target]
+    return f"{source}-{target}"
+
+
+def num_groups(norm: str, *, transfer: str) -> int | None:
+    """Return G when the user gives none: for BGN the paper's of the pair, 32 for GN and GBGN.
+
+    Args:
+        norm: The norm.
+        transfer: Name of the pair.
+
+    Returns:
+        G; None for a norm without groups, or from outside.
+
+    Source: paper, Unsupervised Domain Adaptation on Office-31.
+    """
+    if norm == "bgn":
+        return GROUPS.get(transfer, OTHER_GROUPS)
+    return default_num_groups(norm) if norm in NORMS else None
+
+
+def learning_rate_factor(*, loop: int, iteration: int, decay: str, rate: float, step: int) -> float:
+    r"""Return by what the learning rates are multiplied.
+
+    loop: :math:`r^{\lfloor l / s \rfloor}`; iteration: :math:`r^{\lfloor i / s \rfloor}`; inv:
+    :math:`(1 + 0.001\, i)^{-0.75}`; none: 1.
+
+    Args:
+        loop: l, loops of adaptation done before.
+        iteration: i, optimiser steps of adaptation done before, over all loops.
+        decay: One of `DECAYS`.
+        rate: r.
+        step: s.
+
+    Source: paper ("exponential decay with rate 0.1 and step 25"), without a unit; in the official code (commit
+        39acc51) such a schedule counts iterations, and the one that its configurations choose is inv.
+    """
+    if decay == "inv":
+        return (1 + 0.001 * iteration) ** -0.75
+    if decay == "none":
+        return 1.0
+    return rate ** ((loop if decay == "loop" else iteration) // step)
+
+
+def is_at_rest(measures: Mapping[str, float], *, rule: str) -> bool:
+    """Say whether the adaptation ends before the next loop.
+
+    Args:
+        measures: "shift", and from the second loop on "drift" and "label_change", of the clustering.
+        rule: "shift" (the paper's: shift < 0.001), "official" (drift and label change below 0.001, too) or "never".
+            The official code asks for two loops at least; so do both rules here.
+
+    Source: paper; stop criteria of the official code (commit 39acc51).
+    """
+    if rule == "never" or "drift" not in measures or measures["shift"] >= STOP_SHIFT:
+        return False
+    return rule == "shift" or (measures["drift"] < STOP_DRIFT and measures["label_change"] < STOP_CHANGE)
