@@ -1,0 +1,10 @@
+"""`python -m uda --config … --model.norm=bgn --data.source=amazon --data.target=webcam`."""
+
+from shared.cli import main
+from uda.data import UdaData
+from uda.module import UdaModule
+
+MODULE, DATA = UdaModule, UdaData
+
+if __name__ == "__main__":
+    raise SystemExit(main("uda", MODULE, DATA))
