@@ -1,0 +1,299 @@
+"""Whole adaptations: what is tested and recorded, the controls, loops without a class, resuming, and mistakes."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from shared.catalog import load_tasks
+from shared.cli import main
+from shared.report.records import parse_record
+from uda.data import UdaData
+from uda.domain_norm import DomainNorm
+from uda.module import UdaModule
+
+SMOKE = load_tasks()["uda"].configs["smoke"]
+FLAGS = ("--trainer.max_epochs=4", "--seed=1")
+
+
+def run(runs: Path, *flags: str, module: type[UdaModule] = UdaModule) -> int:
+    arguments = [f"--config={SMOKE}", f"--runs={runs}", "--wandb=off", "--report=false", *flags]
+    return main("uda", module, UdaData, arguments)
+
+
+def resume(folder: Path) -> int:
+    return main(
+        "uda", UdaModule, UdaData, [f"--config={folder / 'config.yaml'}", f"--resume={folder}", "--report=false"]
+    )
+
+
+def only_run(runs: Path) -> Path:
+    (folder,) = (runs / "uda").iterdir()
+    return folder
+
+
+def read_record(folder: Path) -> dict:
+    return json.loads((folder / "record.json").read_text())
+
+
+def state(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+def assert_same_result(folder: Path, whole: Path) -> None:
+    weights, expected = state(folder), state(whole)
+    assert all(torch.equal(weights[name], value) for name, value in expected.items() if torch.is_tensor(value))
+    ours, theirs = read_record(folder), read_record(whole)
+    for name in ("metrics", "curves", "items", "status"):
+        assert ours[name] == theirs[name], name
+    rows, expected_rows = ((each / "metrics.csv").read_text().splitlines() for each in (folder, whole))
+    assert sorted(rows) == sorted(expected_rows), "rows of one step may change places"
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("whole")
+    assert run(runs, *FLAGS) == 0
+    return only_run(runs)
+
+
+def test_the_record_says_what_was_measured(whole_run):
+    record = read_record(whole_run)
+    parse_record((whole_run / "record.json").read_text())
+    assert record["headline"] == "test/accuracy"
+    assert record["selection"] == "last loop; nothing is chosen by target labels"
+    assert record["axes"] == {"transfer": "aw", "method": "can"}
+    assert record["num_groups"] == record["default_num_groups"] == 8
+    assert (record["dataset"]["train"], record["dataset"]["test"]) == (36, 32)
+    assert [(cell["table"], cell["setting"]) for cell in record["paper"]] == [(7, {"transfer": "aw"})]
+    assert not record["paper"][0]["comparable"]
+    for words in ("embedded images", "no ImageNet weights", "network resnet20, not resnet50", "loops 3, not 50"):
+        assert words in record["paper"][0]["why"]
+    assert record["metrics"]["can/loops"]["value"] == 3
+    hits = record["items"]["test/accuracy"]["hits"]
+    assert record["metrics"]["test/accuracy"]["value"] == pytest.approx(100 * sum(hits) / 32)
+    oracle = record["metrics"]["oracle/best_loop_accuracy"]["value"]
+    in_loops = [value for epoch, value in record["curves"]["val/accuracy"] if epoch > 1]
+    assert oracle == pytest.approx(max(in_loops))
+    assert record["metrics"]["test/accuracy"]["value"] == pytest.approx(in_loops[-1], abs=1e-3)
+    assert [epoch for epoch, _ in record["curves"]["can/shift"]] == [2, 3, 4]
+    assert [epoch for epoch, _ in record["curves"]["can/drift"]] == [3, 4]
+    for name in ("confusion.csv", "confusion.svg", "confusion.png", "domains.svg", "domains.png"):
+        assert (whole_run / name).stat().st_size > 100
+
+
+def test_the_confusions_are_those_of_the_answers(whole_run):
+    rows = (whole_run / "confusion.csv").read_text().splitlines()[1:]
+    counts = [[int(value) for value in row.rsplit('",', 1)[1].split(",")] for row in rows]
+    assert [sum(row) for row in counts] == [8, 8, 8, 8]
+    right = sum(row[number] for number, row in enumerate(counts))
+    assert right == sum(read_record(whole_run)["items"]["test/accuracy"]["hits"])
+
+
+class Stops(UdaModule):
+    """Crashes, or sends a signal, at a step of an epoch (the loops have several steps)."""
+
+    at = (0, 0)
+    how: int | None = None
+
+    def training_step(self, batch, batch_idx):
+        if (self.current_epoch, batch_idx) == self.at:
+            if self.how is None:
+                raise RuntimeError("killed")
+            signal.raise_signal(self.how)
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [(0, 1), (1, 0), (2, 0), (2, 1), (3, 1)])
+def test_a_killed_run_goes_on_bit_for_bit(whole_run, tmp_path, at):
+    class Killed(Stops):
+        pass
+
+    Killed.at = at
+    with pytest.raises(RuntimeError, match="killed"):
+        run(tmp_path, *FLAGS, "--checkpoint_minutes=0", module=Killed)
+    assert resume(only_run(tmp_path)) == 0
+    assert_same_result(only_run(tmp_path), whole_run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [(1, 0), (2, 1)])
+def test_a_stopped_run_goes_on_bit_for_bit(whole_run, tmp_path, at):
+    class Stopped(Stops):
+        how = signal.SIGTERM
+
+    Stopped.at = at
+    assert run(tmp_path, *FLAGS, module=Stopped) == 128 + signal.SIGTERM
+    assert resume(only_run(tmp_path)) == 0
+    assert_same_result(only_run(tmp_path), whole_run)
+
+
+@pytest.mark.slow
+def test_a_run_at_rest_stays_ended(tmp_path):
+    """Killed between its own end and its record: resuming tests, and trains no further loop."""
+
+    class Killed(UdaModule):
+        def test_step(self, batch, batch_idx):
+            raise RuntimeError("killed")
+
+        def on_train_epoch_end(self):
+            super().on_train_epoch_end()
+            if self.loop_state is not None and self.loop_state.loop == 2:
+                self.is_at_rest = self.trainer.should_stop = True
+
+    flags = ("--trainer.max_epochs=8", "--seed=1")
+    with pytest.raises(RuntimeError, match="killed"):
+        run(tmp_path, *flags, module=Killed)
+    assert resume(only_run(tmp_path)) == 0
+    assert read_record(only_run(tmp_path))["metrics"]["can/loops"]["value"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["norm_branch", "source_only"])
+def test_the_controls_leave_out_what_they_say(tmp_path, method):
+    """With the discrepancy off the target's affine parameters get no gradient; source-only also moves no statistic."""
+
+    class Watched(UdaModule):
+        started = None
+
+        def _begin_adaptation(self):
+            super()._begin_adaptation()
+            norms = [layer for layer in self.network.modules() if isinstance(layer, DomainNorm)]
+            Watched.started = [
+                {name: value.clone() for name, value in layer.target.state_dict().items() if torch.is_tensor(value)}
+                for layer in norms
+            ]
+
+        def on_test_epoch_end(self):
+            super().on_test_epoch_end()
+            norms = [layer for layer in self.network.modules() if isinstance(layer, DomainNorm)]
+            for layer, before in zip(norms, Watched.started, strict=True):
+                now = layer.target.state_dict()
+                for name in ("weight", "bias"):
+                    assert torch.equal(now[name], before[name])
+                means = [name for name in before if name.endswith("running_mean")]
+                assert means
+                for name in means:
+                    assert torch.equal(now[name], before[name]) == (method == "source_only")
+
+    assert run(tmp_path, f"--model.method={method}", "--model.norm=bn", module=Watched) == 0
+    record = read_record(only_run(tmp_path))
+    assert record["axes"]["method"] == method
+    assert f"method {method}, not can" in record["paper"][0]["why"]
+    assert "train/cdd" not in record["curves"]
+
+
+@pytest.mark.slow
+def test_all_methods_see_the_same_batches(tmp_path):
+    """The controls differ in what is done with a batch, and in nothing before it."""
+    seen: dict[str, list[torch.Tensor]] = {}
+
+    class Watched(UdaModule):
+        def training_step(self, batch, batch_idx):
+            if self.trainer.current_epoch <= 1:
+                seen.setdefault(self.method, []).append(batch.indices)
+            return super().training_step(batch, batch_idx)
+
+    for method in ("can", "norm_branch", "source_only"):
+        assert run(tmp_path / method, f"--model.method={method}", module=Watched) == 0
+    for method in ("norm_branch", "source_only"):
+        assert len(seen[method]) == len(seen["can"]) > 3
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(seen[method], seen["can"], strict=True))
+
+
+@pytest.mark.slow
+def test_a_loop_without_a_class_trains_on_the_source_and_says_so(tmp_path, capsys):
+    assert run(tmp_path, "--model.threshold=1e-9") == 0
+    assert "no class has 1 target images near its centre; this loop trains on the source only." in capsys.readouterr().out
+    record = read_record(only_run(tmp_path))
+    assert record["warnings"] == ["no class passed the filter in 2 of 2 loops, which trained on the source only"]
+    assert "train/cdd" not in record["curves"]
+    assert len(record["curves"]["train/cross_entropy"]) == 3
+
+
+@pytest.mark.slow
+def test_other_readings_run(tmp_path):
+    flags = (
+        "--model.warmup_epochs=0", "--model.recalibrate=true", "--model.optimizer=sgd", "--model.decay=inv",
+        "--model.stop_rule=official", "--model.normaliser=selected", "--model.intra_only=true",
+        "--model.normalise_features=true", "--model.cluster_views=eval", "--trainer.precision=bf16-mixed",
+    )  # fmt: skip
+    assert run(tmp_path, *flags) == 0
+    record = read_record(only_run(tmp_path))
+    assert record["protocol"]["recalibrated"] is True
+    assert record["protocol"]["clustered"] == "eval views, directions"
+    assert "test/accuracy_before" not in record["metrics"]
+
+
+@pytest.mark.slow
+def test_features_that_are_not_finite_are_divergence(tmp_path):
+    assert run(tmp_path, "--model.warmup_learning_rate=1e30", "--model.norm=none") == 0
+    record = read_record(only_run(tmp_path))
+    assert record["status"] == "diverged"
+    assert record["metrics"] == {}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data.source=amazn"], "source must be one of amazon, dslr, webcam; got 'amazn'. Did you mean 'amazon'?"),
+        (["--data.target=amazon"], "source and target must be different domains; got amazon for both."),
+        (["--model.weights=nowhere.pth"], "weights must be a file with the state dict of a torchvision network; got"),
+        (["--trainer.max_epochs=1"], "trainer.max_epochs must be above the 1 of model.warmup_epochs"),
+        (["--model.threshold=1.5"], "threshold must be in (0, 1], a distance; got 1.5."),
+        (["--model.min_images=0"], "min_images must be at least 1; got 0."),
+        (["--model.decay_rate=0"], "decay_rate must be in (0, 1]; got 0.0."),
+        (["--model.learning_rate=-1"], "learning_rate must be above 0; got -1.0."),
+        (["--model.cdd_weight=-1"], "cdd_weight must be at least 0; got -1.0."),
+        (["--data.batch_size=37"], "batch_size must be at most the 36 source images; got 37."),
+        (["--data.crop_size=19"], "crop_size must be at most the image_size of 18; got 19."),
+        (["--data.dataset=office31"], "data_dir must name the folder with Office-31; got nothing."),
+        (["--data.download=true"], "download must be false"),
+        (["--model.norm=bn", "--model.num_groups=4"], "num_groups must be left out for norm 'bn'"),
+        (["--model.backbone=resnet51"], "backbone must be one of"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, capsys, flags, message):
+    with pytest.raises(SystemExit) as stop:
+        run(tmp_path, *flags)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert "\n" not in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.real_data
+@pytest.mark.slow
+def test_real_images(office31_dir, tmp_path):
+    flags = (
+        "--data.dataset=office31", f"--data.data_dir={office31_dir}", "--data.source=dslr", "--data.target=webcam",
+        f"--data.cache_dir={tmp_path / 'cache'}",
+    )  # fmt: skip
+    assert run(tmp_path, *flags) == 0
+    record = read_record(only_run(tmp_path))
+    assert (record["dataset"]["train"], record["dataset"]["test"]) == (498, 795)
+    assert record["axes"]["transfer"] == "dw"
+    assert record["num_groups"] == 32
+
+
+@pytest.mark.slow
+def test_two_folders_of_the_user(tmp_path):
+    from torchvision.io import write_png
+
+    for domain in ("left", "right"):
+        for name in ("cat", "dog"):
+            folder = tmp_path / domain / name
+            folder.mkdir(parents=True)
+            for number in range(8):
+                generator = torch.Generator().manual_seed(number)
+                write_png(torch.randint(0, 256, (3, 20, 20), generator=generator).byte(), str(folder / f"{number}.png"))
+    flags = ("--data.dataset=folders", f"--data.data_dir={tmp_path}", "--data.source=left", "--data.target=right")
+    assert run(tmp_path / "runs", *flags, f"--data.cache_dir={tmp_path / 'cache'}") == 0
+    record = read_record(only_run(tmp_path / "runs"))
+    assert record["axes"]["transfer"] == "left-right"
+    assert record["paper"] == []
+    assert record["num_groups"] == 512
