@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from nas.drawing import draw_cell, draw_heatmap, save_drawing
+from nas.drawing import Drawing, draw_cell, draw_heatmap, draw_history, save_drawing
 from nas.genotype import GENOTYPE_FILE, Genotype, Provenance, save_genotype
 from nas.searchers import Searcher, none_share
 from nas.watching import kept_genes, mean_entropy, num_skips
@@ -82,15 +85,25 @@ class Artefacts:
         """Draw the cells and the preferences as they are now, over the drawings of the epoch before."""
         module = self.module
         assert module.run_dir is not None
-        drawings = {}
+        drawings: dict[str, Drawing] = {}
         for label, cell in zip(found.labels, found.cells):
             drawings[f"cell-{label.replace(' ', '-')}"] = draw_cell(cell, title=f"{label}: {found.name}")
         for label, table in zip(found.labels, tables):
             drawings[f"preferences-{label.replace(' ', '-')}"] = draw_heatmap(table, title=f"preferences, {label}")
+        if not found.per_cell:
+            for place, label in enumerate(found.labels):
+                history = self._history(module.run_dir / FOLDER)[:, place]
+                drawings[f"history-{label}"] = draw_history(history, title=f"preferences over the search, {label}")
         for name, drawing in drawings.items():
             save_drawing(drawing, module.run_dir / FOLDER / name)
             if not found.per_cell or module.current_epoch + 1 == module.search_epochs:  # else too many for W&B
                 self._send(name, (module.run_dir / FOLDER / name).with_suffix(".png"))
+
+    def _history(self, folder: Path) -> Float[Tensor, "epochs tables edges ops"]:
+        """Read the preferences of all epochs up to this one."""
+        stems = [f"epoch-{epoch:04d}" for epoch in range(1, self.module.current_epoch + 2)]
+        files = [folder / f"{stem}-preferences.json" for stem in stems]
+        return torch.tensor([json.loads(file.read_text()) for file in files if file.is_file()])
 
     def _send(self, name: str, path: Path) -> None:
         """Send a picture to W&B, if it is on."""

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import groupby
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from nas.space import NUM_CELL_INPUTS, PRIMITIVES, Cell, node_edges
+from nas.space import NUM_CELL_INPUTS, PRIMITIVES, Cell, node_edges, num_edges
 
 FONT_SIZE = 14
 BOX, OPERATION = (80.0, 34.0), (110.0, 24.0)
 ROW, COLUMN = 32.0, 290.0
 MARGIN = 40
 COLOURS = {
-    "input": "#dbe9f6",
-    "node": "#fdebc8",
-    "operation": "#ffffff",
-    "output": "#e3e3e3",
+    "state": "#fdebc8",
+    "none": "#ffffff",
+    "pool": "#f2d0e1",
+    "skip": "#d6d6d6",
+    "sep": "#cbe2f6",
+    "dil": "#c5e8da",
     "text": "#222222",
     "line": "#555555",
 }
+"""Tints of Okabe and Ito's colours, which the common colour blindnesses keep apart; each box has its name besides."""
 LOW, HIGH = (255, 255, 255), (33, 102, 172)
+NUM_SHADES = 32
+MAX_EPOCHS = 100
+"""Columns of a history; of a longer one, as many epochs are shown, evenly spaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +41,20 @@ class Shape:
     """A part of a picture.
 
     Args:
-        kind: box, line or text.
+        kind: box, line (with a head at its end), frame (without) or text.
         points: Corners of a box, the points of a line, or where a text is centred.
         text: The text.
         colour: Of the filling, the line or the text.
+        outline: Of a box; "" for none.
+        anchor: Where a text's point is: start, middle or end.
     """
 
     kind: str
     points: tuple[tuple[float, float], ...]
     text: str = ""
     colour: str = COLOURS["text"]
+    outline: str = "#999999"
+    anchor: str = "middle"
 
 
 @dataclass(kw_only=True)
@@ -59,16 +71,21 @@ class Drawing:
     height: int
     shapes: list[Shape] = field(default_factory=list)
 
-    def box(self, centre: tuple[float, float], size: tuple[float, float], *, text: str, colour: str) -> None:
+    def box(
+        self, centre: tuple[float, float], size: tuple[float, float], *, text: str, colour: str,
+        text_colour: str = COLOURS["text"],
+    ) -> None:  # fmt: skip
         """Add a box with a text."""
         (x, y), (width, height) = centre, size
         corners = ((x - width / 2, y - height / 2), (x + width / 2, y + height / 2))
         self.shapes.append(Shape(kind="box", points=corners, colour=colour))
-        self.text(centre, text)
+        self.text(centre, text, colour=text_colour)
 
-    def text(self, centre: tuple[float, float], text: str, *, colour: str = COLOURS["text"]) -> None:
-        """Add a text around a point."""
-        self.shapes.append(Shape(kind="text", points=(centre,), text=text, colour=colour))
+    def text(
+        self, point: tuple[float, float], text: str, *, colour: str = COLOURS["text"], anchor: str = "middle"
+    ) -> None:
+        """Add a text at a point."""
+        self.shapes.append(Shape(kind="text", points=(point,), text=text, colour=colour, anchor=anchor))
 
     def arrow(self, points: Sequence[tuple[float, float]]) -> None:
         """Add a line with a head at its end."""
@@ -108,12 +125,10 @@ def draw_cell(cell: Cell, *, title: str) -> Drawing:
         places.append(place)
         top += height
     for centre, operation in boxes:
-        drawing.box(centre, OPERATION, text=operation, colour=COLOURS["operation"])
+        drawing.box(centre, OPERATION, text=operation, colour=_operation_colour(operation))
     for i, place in enumerate(places):
-        is_input = i < NUM_CELL_INPUTS
-        text = ("cell k-2", "cell k-1")[i] if is_input else f"node {i - NUM_CELL_INPUTS}"
-        drawing.box(place, BOX, text=text, colour=COLOURS["input" if is_input else "node"])
-    drawing.box(output, BOX, text="concat", colour=COLOURS["output"])
+        drawing.box(place, BOX, text=_state_name(i), colour=COLOURS["state"])
+    drawing.box(output, BOX, text="concat", colour=COLOURS["state"])
     drawing.text((drawing.width / 2, MARGIN / 2), title)
     return drawing
 
@@ -125,28 +140,93 @@ def draw_heatmap(table: Float[Tensor, "edges ops"], *, title: str) -> Drawing:
         table: Preferences, whose rows sum to 1.
         title: Written above it.
     """
-    num_nodes = next(n for n in range(1, len(table) + 1) if node_edges(n)[-1].stop == len(table))
-    names = [f"{state} to node {i}" for i, edges in enumerate(node_edges(num_nodes)) for state, _ in enumerate(edges)]
-    width, height, left, top = 104, 28, 110, 80
+    width, height, left, top = 104, 28, 150, 80
     drawing = Drawing(
         width=left + width * table.shape[1] + MARGIN // 2, height=top + height * len(table) + MARGIN // 2
     )
     most = float(table.max())
     for k, name in enumerate(PRIMITIVES):
         drawing.text((left + width * (k + 0.5), top - 16), name)
-    for e, row in enumerate(table.double().tolist()):
-        drawing.text((left / 2, top + height * (e + 0.5)), names[e])
-        for k, value in enumerate(row):
-            share = value / most if most > 0 else 0.0
-            shade = tuple(round(low + share * (high - low)) for low, high in zip(LOW, HIGH))
-            centre = (left + width * (k + 0.5), top + height * (e + 0.5))
-            corners = (
-                (centre[0] - width / 2, centre[1] - height / 2), (centre[0] + width / 2, centre[1] + height / 2)
-            )  # fmt: skip
-            drawing.shapes.append(Shape(kind="box", points=corners, colour="#{:02x}{:02x}{:02x}".format(*shade)))
-            drawing.text(centre, f"{value:.3f}", colour="#ffffff" if share > 0.6 else COLOURS["text"])
+    for i, edges in enumerate(node_edges(_num_nodes(len(table)))):
+        for state, e in enumerate(edges):
+            y = top + height * (e + 0.5)
+            drawing.text((left - 10, y), f"{_state_name(state)} to node {i}", anchor="end")
+            for k, value in enumerate(table[e].tolist()):
+                share = value / most if most > 0 else 0.0
+                drawing.box(
+                    (left + width * (k + 0.5), y), (width, height), text=f"{value:.3f}", colour=_shade(share),
+                    text_colour="#ffffff" if share > 0.8 else COLOURS["text"],
+                )  # fmt: skip
     drawing.text((drawing.width / 2, MARGIN / 2), title)
     return drawing
+
+
+def draw_history(tables: Float[Tensor, "epochs edges ops"], *, title: str) -> Drawing:
+    """Draw how the preferences moved: a strip an operation over the epochs, for each edge.
+
+    White is 0, blue the largest preference of the whole search.
+
+    A row of the picture is a node, a column the state that the edge reads.
+
+    Args:
+        tables: Preferences at the end of each epoch, whose rows sum to 1.
+        title: Written above it.
+    """
+    num_epochs = len(tables)
+    shown = torch.linspace(0, num_epochs - 1, min(num_epochs, MAX_EPOCHS)).round().long()
+    num_nodes = _num_nodes(tables.shape[1])
+    width, strip, left, gap = 190.0, 16.0, 120, 34
+    block = strip * len(PRIMITIVES)
+    drawing = Drawing(
+        width=round(left + (width + 16) * (NUM_CELL_INPUTS + num_nodes - 1) + MARGIN / 2),
+        height=round(MARGIN + (block + gap) * num_nodes + MARGIN),
+    )
+    most = float(tables.max())
+    levels = (tables[shown].double() / most * NUM_SHADES).round().long()
+    for i, edges in enumerate(node_edges(num_nodes)):
+        top = MARGIN + gap + (block + gap) * i
+        for k, name in enumerate(PRIMITIVES):
+            drawing.text((left - 8, top + strip * (k + 0.5)), name, anchor="end")
+        for state, e in enumerate(edges):
+            x = left + (width + 16) * state
+            drawing.text((x + width / 2, top - 12), f"{_state_name(state)} to node {i}")
+            for k in range(len(PRIMITIVES)):
+                column = width / len(shown)
+                for first, last, level in _runs(levels[:, e, k].tolist()):
+                    corners = ((x + column * first, top + strip * k), (x + column * last, top + strip * (k + 1)))
+                    colour = _shade(level / NUM_SHADES)
+                    drawing.shapes.append(Shape(kind="box", points=corners, colour=colour, outline=""))
+            frame = ((x, top), (x + width, top), (x + width, top + block), (x, top + block), (x, top))
+            drawing.shapes.append(Shape(kind="frame", points=frame, colour="#999999"))
+    drawing.text((drawing.width / 2, MARGIN / 2), title)
+    epochs = f"left to right: epoch 1 to {num_epochs}; white: preference 0, blue: {most:.3f}"
+    drawing.text((drawing.width / 2, drawing.height - MARGIN / 2), epochs)
+    return drawing
+
+
+def _runs(values: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Give the runs of equal values: first place, place after the last, value."""
+    first = 0
+    for value, run in groupby(values):
+        last = first + len(list(run))
+        yield first, last, value
+        first = last
+
+
+def _state_name(state: int) -> str:
+    return f"cell k-{NUM_CELL_INPUTS - state}" if state < NUM_CELL_INPUTS else f"node {state - NUM_CELL_INPUTS}"
+
+
+def _operation_colour(operation: str) -> str:
+    return next(colour for word, colour in COLOURS.items() if word in operation)
+
+
+def _num_nodes(edges: int) -> int:
+    return next(n for n in range(1, edges + 1) if num_edges(n) == edges)
+
+
+def _shade(share: float) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*(round(low + share * (high - low)) for low, high in zip(LOW, HIGH)))
 
 
 def to_svg(drawing: Drawing) -> str:
@@ -161,17 +241,17 @@ def to_svg(drawing: Drawing) -> str:
     for shape in drawing.shapes:
         if shape.kind == "box":
             (x, y), (right, bottom) = shape.points
-            parts.append(
-                f'<rect x="{x:g}" y="{y:g}" width="{right - x:g}" height="{bottom - y:g}" fill="{shape.colour}" '
-                f'stroke="#999999"/>'
-            )
-        elif shape.kind == "line":
+            stroke = f' stroke="{shape.outline}"' if shape.outline else ""
+            size = f'width="{right - x:g}" height="{bottom - y:g}"'
+            parts.append(f'<rect x="{x:g}" y="{y:g}" {size} fill="{shape.colour}"{stroke}/>')
+        elif shape.kind in ("line", "frame"):
             points = " ".join(f"{x:.1f},{y:.1f}" for x, y in shape.points)
-            parts.append(f'<polyline points="{points}" fill="none" stroke="{shape.colour}" marker-end="url(#head)"/>')
+            head = ' marker-end="url(#head)"' if shape.kind == "line" else ""
+            parts.append(f'<polyline points="{points}" fill="none" stroke="{shape.colour}"{head}/>')
         else:
             ((x, y),) = shape.points
             parts.append(
-                f'<text x="{x:.1f}" y="{y + FONT_SIZE / 3:.1f}" text-anchor="middle" fill="{shape.colour}">'
+                f'<text x="{x:.1f}" y="{y + FONT_SIZE / 3:.1f}" text-anchor="{shape.anchor}" fill="{shape.colour}">'
                 f"{escape(shape.text)}</text>"
             )
     return "\n".join([*parts, "</svg>"]) + "\n"
@@ -183,7 +263,9 @@ def to_image(drawing: Drawing) -> Image.Image:
     canvas, font = ImageDraw.Draw(image), ImageFont.load_default(FONT_SIZE)
     for shape in drawing.shapes:
         if shape.kind == "box":
-            canvas.rectangle([*shape.points[0], *shape.points[1]], fill=shape.colour, outline="#999999")
+            canvas.rectangle([*shape.points[0], *shape.points[1]], fill=shape.colour, outline=shape.outline or None)
+        elif shape.kind == "frame":
+            canvas.line(list(shape.points), fill=shape.colour, width=1)
         elif shape.kind == "line":
             canvas.line(list(shape.points), fill=shape.colour, width=1)
             (before, x), y = (shape.points[-2], shape.points[-1][0]), shape.points[-1][1]
@@ -191,7 +273,13 @@ def to_image(drawing: Drawing) -> Image.Image:
             tail = [(x - 4, y - 8), (x + 4, y - 8)] if is_down else [(x - 8, y - 4), (x - 8, y + 4)]
             canvas.polygon([(x, y), *tail], fill=shape.colour)
         else:
-            canvas.text(shape.points[0], shape.text, fill=shape.colour, font=font, anchor="mm")
+            canvas.text(
+                shape.points[0],
+                shape.text,
+                fill=shape.colour,
+                font=font,
+                anchor=f"{shape.anchor[0].replace('e', 'r').replace('s', 'l')}m",
+            )
     return image
 
 
