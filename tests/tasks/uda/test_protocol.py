@@ -19,6 +19,7 @@ from uda.loops import LoopState, mean_entropy, neighbourhood_density, start_loop
 )  # fmt: skip
 def test_the_paper_s_groups(pair, name, groups):
     assert protocol.transfer_name(*pair) == name
+    assert name not in protocol.GROUPS or protocol.domains_of(name) == pair
     assert protocol.num_groups("bgn", transfer=name) == groups
     assert protocol.num_groups("gn", transfer=name) == 32
     assert protocol.num_groups("bn", transfer=name) is None

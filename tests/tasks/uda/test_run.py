@@ -64,10 +64,10 @@ def test_the_record_says_what_was_measured(whole_run):
     parse_record((whole_run / "record.json").read_text())
     assert record["headline"] == "test/accuracy"
     assert record["selection"] == "last loop; nothing is chosen by target labels"
-    assert record["axes"] == {"transfer": "aw", "method": "can"}
-    assert record["num_groups"] == record["default_num_groups"] == 8
+    assert record["axes"] == {"transfer": "dw", "method": "can"}
+    assert record["num_groups"] == record["default_num_groups"] == 32
     assert (record["dataset"]["train"], record["dataset"]["test"]) == (36, 32)
-    assert [(cell["table"], cell["setting"]) for cell in record["paper"]] == [(7, {"transfer": "aw"})]
+    assert [(cell["table"], cell["setting"]) for cell in record["paper"]] == [(7, {"transfer": "dw"})]
     assert not record["paper"][0]["comparable"]
     for words in ("embedded images", "no ImageNet weights", "network resnet20, not resnet50", "loops 3, not 50"):
         assert words in record["paper"][0]["why"]
@@ -240,7 +240,7 @@ def test_features_that_are_not_finite_are_divergence(tmp_path):
     ("flags", "message"),
     [
         (["--data.source=amazn"], "source must be one of amazon, dslr, webcam; got 'amazn'. Did you mean 'amazon'?"),
-        (["--data.target=amazon"], "source and target must be different domains; got amazon for both."),
+        (["--data.target=dslr"], "source and target must be different domains; got dslr for both."),
         (["--model.weights=nowhere.pth"], "weights must be a file with the state dict of a torchvision network; got"),
         (["--trainer.max_epochs=1"], "trainer.max_epochs must be above the 1 of model.warmup_epochs"),
         (["--model.threshold=1.5"], "threshold must be in (0, 1], a distance; got 1.5."),
@@ -251,6 +251,7 @@ def test_features_that_are_not_finite_are_divergence(tmp_path):
         (["--data.batch_size=37"], "batch_size must be at most the 36 source images; got 37."),
         (["--data.crop_size=19"], "crop_size must be at most the image_size of 18; got 19."),
         (["--data.dataset=office31"], "data_dir must name the folder with Office-31; got nothing."),
+        (["--data.transfer=aa"], "transfer must be one of da, wa, wd, ad, aw, dw; got 'aa'."),
         (["--data.download=true"], "download must be false"),
         (["--model.norm=bn", "--model.num_groups=4"], "num_groups must be left out for norm 'bn'"),
         (["--model.backbone=resnet51"], "backbone must be one of"),

@@ -36,6 +36,7 @@ class UdaData(TaskData):
             folders with one folder a class).
         source: Labelled domain: amazon, dslr or webcam; for folders, the folder, relative to data_dir where given.
         target: The other domain, likewise.
+        transfer: Both by the paper's letters (ad, da, wa, aw, dw, wd) instead; None: source and target as given.
         data_dir: Folder with the real images; None for the embedded ones.
         batch_size: Source images of a cross-entropy batch.
         image_size: Side in pixels to which images are resized; None: 256, and 36 for the embedded ones.
@@ -55,8 +56,9 @@ class UdaData(TaskData):
     def __init__(
         self,
         dataset: Literal["embedded", "office31", "folders"] = "embedded",
-        source: str = "amazon",
+        source: str = "dslr",
         target: str = "webcam",
+        transfer: str | None = None,
         data_dir: Path | None = None,
         batch_size: int = protocol.BATCH_SIZE,
         image_size: int | None = None,
@@ -87,6 +89,11 @@ class UdaData(TaskData):
             raise UserError("download must be false: Office-31 has no official download. Give data_dir=.")
         if dataset == "office31" and data_dir is None:
             raise UserError("data_dir must name the folder with Office-31; got nothing. Set data_dir= or DATA_DIR.")
+        if transfer is not None:
+            choose("transfer", transfer, protocol.GROUPS)
+            if dataset == "folders":
+                raise UserError(f"transfer must be left out for folders; got {transfer}. Give source and target.")
+            source, target = protocol.domains_of(transfer)
         if dataset != "folders":
             choose("source", source, protocol.LETTERS)
             choose("target", target, protocol.LETTERS)

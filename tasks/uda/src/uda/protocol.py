@@ -53,6 +53,16 @@ def transfer_name(source: str, target: str) -> str:
     return f"{source}-{target}"
 
 
+def domains_of(transfer: str) -> tuple[str, str]:
+    """Return source and target of the paper's name of a pair.
+
+    Args:
+        transfer: A key of `GROUPS`.
+    """
+    names = {letter: domain for domain, letter in LETTERS.items()}
+    return names[transfer[0]], names[transfer[1]]
+
+
 def num_groups(norm: str, *, transfer: str) -> int | None:
     """Return G when the user gives none: for BGN the paper's of the pair, 32 for GN and GBGN.
 
