@@ -139,7 +139,7 @@ def test_the_papers_ties_and_divergences_are_told(make_record):
     paper = paper_of(7, {"transfer": "aw"}, "accuracy", comparable=True)
     (text,) = answer([make_record(norm, 60.0, paper=paper) for norm in ("bn", "gn", "bgn")])
     assert text.endswith(
-        "In the paper's Table 7 (Office-31, CAN with ResNet-50, transfer aw), BN and BGN came first of these norms "
+        "In the paper's Table 7 (Office-31, ResNet-50 by CAN, transfer aw), BN and BGN came first of these norms "
         "together, with 94.2 %."
     )
     paper = paper_of(3, {}, "top1", comparable=True)

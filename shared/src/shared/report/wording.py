@@ -10,13 +10,13 @@ PRETTY = {
     "office31": "Office-31",
     "darts": "DARTS",
     "manas": "MANAS",
-    "can-resnet50": "CAN with ResNet-50",
     "classification": "Image classification",
     "adversarial": "Adversarial training",
     "fewshot": "Few-shot learning",
     "uda": "Unsupervised domain adaptation",
     "nas": "Architecture search",
 }
+ADAPTATIONS = {"can": " by CAN", "norm-branch": ", discrepancy off", "source-only": ", source only"}
 ATTACKS = {"autoattack": "AutoAttack", "square": "Square", "none": "no attack"}
 COLUMN_NAMES = {"transfer": "transfer (a Amazon, d DSLR, w Webcam)"}
 MISSING = "X"
@@ -28,6 +28,9 @@ def pretty(name: str) -> str:
     """Write a data set, model or task as people do: `resnet20` is ResNet-20; unknown names stay as they are."""
     if name in PRETTY:
         return PRETTY[name]
+    for method, words in ADAPTATIONS.items():
+        if name.startswith(f"{method}-"):
+            return f"{pretty(name.removeprefix(f'{method}-'))}{words}"
     return re.sub(r"^wrn-", "WRN-", re.sub(r"^resnet-?(\d+)", r"ResNet-\1", name))
 
 

@@ -64,7 +64,7 @@ def uda_outcome(
     ] if has_cell else []  # fmt: skip
     return Outcome(
         headline="test/accuracy", metrics=metrics, selection="last loop; nothing is chosen by target labels",
-        model=f"can-{module.backbone}", protocol=_settings(module) | data.settings(), paper=paper,
+        model=f"{module.method.replace('_', '-')}-{module.backbone}", protocol=_settings(module) | data.settings(), paper=paper,
         readings=_readings(module), items=items,
         curves={name: [(int(e["epoch"]), e[name]) for e in history if name in e] for name in CURVES},
         warnings=_warnings(module, loops),
