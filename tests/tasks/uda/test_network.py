@@ -94,7 +94,8 @@ def test_recalibration_is_the_mean_over_batches_and_leaves_the_source():
         [network.backbone.conv1(batch).flatten(1).view(len(batch), 4, -1).mean((0, 2)) for batch in batches]
     )
     statistics = {name: value for name, value in network.state_dict().items() if "bn1.target" in name}
-    (mean,) = (value for name, value in statistics.items() if name.startswith("backbone.bn1") and "running_mean" in name)
+    stem = {name: value for name, value in statistics.items() if name.startswith("backbone.bn1")}
+    (mean,) = (value for name, value in stem.items() if "running_mean" in name)
     torch.testing.assert_close(mean, first.mean(0))
     for name, value in network.state_dict().items():
         if torch.is_tensor(value) and ".target." not in name:
@@ -122,9 +123,7 @@ def test_the_target_can_start_anew_from_the_source():
     start_target_from_source(network)
     images = torch.randn(4, 3, 16, 16)
     network.eval()
-    assert torch.equal(
-        network.answer(images, domain="source").logits, network.answer(images, domain="target").logits
-    )
+    assert torch.equal(network.answer(images, domain="source").logits, network.answer(images, domain="target").logits)
 
 
 @pytest.mark.parametrize(

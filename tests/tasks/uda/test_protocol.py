@@ -71,9 +71,7 @@ def test_a_loop_s_state_comes_back_from_a_checkpoint(tmp_path):
     source, target = torch.randn(12, 6), torch.randn(9, 6)
     labels = torch.arange(12) % 3
     settings = {"num_classes": 3, "threshold": 0.6, "minimum": 1, "normalise": False}
-    first = start_loop(
-        previous=None, source_features=source, source_labels=labels, target_features=target, **settings
-    )
+    first = start_loop(previous=None, source_features=source, source_labels=labels, target_features=target, **settings)
     second = start_loop(
         previous=first, source_features=source, source_labels=labels, target_features=target, **settings
     )

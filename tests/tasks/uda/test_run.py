@@ -136,7 +136,7 @@ def test_a_run_at_rest_stays_ended(tmp_path):
     """Killed between its own end and its record: resuming tests, and trains no further loop."""
 
     class Killed(UdaModule):
-        def test_step(self, batch, batch_idx):
+        def on_test_epoch_start(self):
             raise RuntimeError("killed")
 
         def on_train_epoch_end(self):
@@ -207,7 +207,8 @@ def test_all_methods_see_the_same_batches(tmp_path):
 @pytest.mark.slow
 def test_a_loop_without_a_class_trains_on_the_source_and_says_so(tmp_path, capsys):
     assert run(tmp_path, "--model.threshold=1e-9") == 0
-    assert "no class has 1 target images near its centre; this loop trains on the source only." in capsys.readouterr().out
+    line = "no class has 1 target images near its centre; this loop trains on the source only."
+    assert line in capsys.readouterr().out
     record = read_record(only_run(tmp_path))
     assert record["warnings"] == ["no class passed the filter in 2 of 2 loops, which trained on the source only"]
     assert "train/cdd" not in record["curves"]
@@ -291,7 +292,8 @@ def test_two_folders_of_the_user(tmp_path):
             folder.mkdir(parents=True)
             for number in range(8):
                 generator = torch.Generator().manual_seed(number)
-                write_png(torch.randint(0, 256, (3, 20, 20), generator=generator).byte(), str(folder / f"{number}.png"))
+                pixels = torch.randint(0, 256, (3, 20, 20), generator=generator).byte()
+                write_png(pixels, str(folder / f"{number}.png"))
     flags = ("--data.dataset=folders", f"--data.data_dir={tmp_path}", "--data.source=left", "--data.target=right")
     assert run(tmp_path / "runs", *flags, f"--data.cache_dir={tmp_path / 'cache'}") == 0
     record = read_record(only_run(tmp_path / "runs"))

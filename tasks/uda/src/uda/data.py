@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -179,7 +180,7 @@ class UdaData(TaskData):
     def train_dataloader(self) -> ResumableLoader:
         """Return the batches of the loop that the module stands before."""
         assert self.trainer is not None
-        return self.trainer.lightning_module.training_loader()  # type: ignore[operator,no-any-return]
+        return self.trainer.lightning_module.training_loader()  # type: ignore[operator]
 
     def val_dataloader(self) -> ResumableLoader:
         """Return the target."""
@@ -215,6 +216,25 @@ class UdaData(TaskData):
         """
         keys = indices.to(images.device) * 2 + (stream == "cluster")
         return random_crop_flip(images, indices=keys, seed=self.seed, epoch=epoch, padding=0, size=self.crop_size)
+
+    def views(self, images: ImageSet, *, epoch: int, kind: str) -> Iterator[Tensor]:
+        """Yield normalised views of all images of a domain, in their order.
+
+        Args:
+            images: The source or the target.
+            epoch: Lightning's epoch.
+            kind: "train" (random window and flip) or "eval" (central window).
+        """
+        assert self.trainer is not None
+        dtype: torch.dtype = self.trainer.lightning_module.dtype  # type: ignore[assignment]
+        offset = len(self.source) if images is self.target else 0
+        for batch in self.in_order(images):
+            pixels = (
+                self.augmented(batch.images, batch.indices + offset, epoch=epoch, stream="cluster")
+                if kind == "train"
+                else centre_crop(batch.images, self.crop_size)
+            )
+            yield self.normalised(pixels, dtype=dtype)
 
     def normalised(self, images: Tensor, *, dtype: torch.dtype) -> Tensor:
         """Return pixels as the network takes them.
@@ -257,4 +277,5 @@ class UdaData(TaskData):
             "images a class": (self.images_per_class, protocol.IMAGES_PER_CLASS),
             "source batch": (self.batch_size, protocol.BATCH_SIZE),
         }
-        return differences + [f"{name} {ours}, not {theirs}" for name, (ours, theirs) in pairs.items() if ours != theirs]
+        differences += [f"{name} {ours}, not {theirs}" for name, (ours, theirs) in pairs.items() if ours != theirs]
+        return differences

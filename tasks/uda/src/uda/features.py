@@ -31,9 +31,7 @@ def evaluation(network: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def domain_features(
-    network: DomainNetwork, batches: Iterable[Tensor], *, domain: str
-) -> Float[Tensor, "N D"]:
+def domain_features(network: DomainNetwork, batches: Iterable[Tensor], *, domain: str) -> Float[Tensor, "N D"]:
     """Return the features of all images of a domain, in eval mode.
 
     Args:
@@ -57,7 +55,7 @@ def recalibrate_target(network: DomainNetwork, batches: Iterable[Tensor]) -> Non
 
     Source: Li et al. 2018, adaptive batch normalization (AdaBN).
     """
-    update_bn(batches, _TargetBranch(network))  # type: ignore[arg-type]
+    update_bn(batches, _TargetBranch(network))
 
 
 class _TargetBranch(nn.Module):
@@ -65,9 +63,7 @@ class _TargetBranch(nn.Module):
 
     def __init__(self, network: DomainNetwork) -> None:
         super().__init__()
-        self.norms = nn.ModuleList(
-            [layer.target for layer in network.modules() if isinstance(layer, DomainNorm)]
-        )
+        self.norms = nn.ModuleList([layer.target for layer in network.modules() if isinstance(layer, DomainNorm)])
         self.pass_through = [network]  # in a list, so that its modules are not this one's
 
     def forward(self, images: Tensor) -> Tensor:

@@ -98,8 +98,8 @@ def neighbourhood_density(
 ) -> float:
     r"""Return the soft neighbourhood density of a target, a score that needs no labels; larger is better.
 
-    With :math:`p_i` scaled to length 1, :math:`q_{ij} = \mathrm{softmax}_{j \ne i}(p_i^\top p_j / T)`; the mean over i of
-    the entropy :math:`-\sum_j q_{ij} \ln q_{ij}`.
+    With :math:`p_i` scaled to length 1 and :math:`q_{ij} = \mathrm{softmax}_{j \ne i}(p_i^\top p_j / T)`, the mean
+    over i of the entropy :math:`-\sum_j q_{ij} \ln q_{ij}`.
 
     Args:
         probabilities: The classifier's, of two target images or more.

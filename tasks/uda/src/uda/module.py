@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +12,6 @@ from torch import Tensor
 from norm_layers.registry import resolve_norm
 from shared.callbacks import Diverged
 from shared.data.loaders import Batch
-from shared.data.sets import ImageSet
 from shared.errors import UserError, choose
 from shared.metrics import WeightedMean
 from shared.per_image import PerImage
@@ -116,19 +114,12 @@ class UdaModule(TaskModule):
             raise ValueError(f"num_groups must be left out for norm {norm!r}, which has no groups; got {num_groups}.")
         choose("normaliser", normaliser, NORMALISERS)
         choose("conversion", conversion, CONVERSIONS)
-        for name, value in {"learning_rate": learning_rate, "warmup_learning_rate": warmup_learning_rate}.items():
-            if not value > 0:
-                raise ValueError(f"{name} must be above 0; got {value}.")
-        for name, value in {"weight_decay": weight_decay, "cdd_weight": cdd_weight, "warmup_epochs": warmup_epochs}.items():
-            if not value >= 0:
-                raise ValueError(f"{name} must be at least 0; got {value}.")
-        for name, value in {"decay_step": decay_step, "min_images": min_images}.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}.")
-        if not 0 < decay_rate <= 1:
-            raise ValueError(f"decay_rate must be in (0, 1]; got {decay_rate}.")
-        if threshold is not None and not 0 < threshold <= 1:
-            raise ValueError(f"threshold must be in (0, 1], a distance; got {threshold}.")
+        protocol.check_settings(
+            above_zero={"learning_rate": learning_rate, "warmup_learning_rate": warmup_learning_rate},
+            at_least_zero={"weight_decay": weight_decay, "cdd_weight": cdd_weight, "warmup_epochs": warmup_epochs},
+            at_least_one={"decay_step": decay_step, "min_images": min_images},
+            decay_rate=decay_rate, threshold=threshold,
+        )  # fmt: skip
         self.norm, self.num_groups, self.batch_size, self.method = norm, num_groups, batch_size, method
         self.backbone, self.stem, self.width = backbone, stem, width
         self.weights, self.conversion = weights, conversion
@@ -222,33 +213,20 @@ class UdaModule(TaskModule):
         data = self.data
         if self.recalibrate:
             with self.trainer.precision_plugin.forward_context():
-                recalibrate_target(self.network, self._views(data.target, epoch=0, views="eval"))
+                recalibrate_target(self.network, data.views(data.target, epoch=0, kind="eval"))
         with self.trainer.precision_plugin.forward_context(), torch.no_grad():
-            few = next(self._views(data.target, epoch=0, views="eval"))[:4]
+            few = next(data.views(data.target, epoch=0, kind="eval"))[:4]
             self.network.eval()
             check_independence(self.network, few)
             self.network.train()
         self._cluster(previous=None, epoch=self.trainer.current_epoch)
-
-    def _views(self, images: ImageSet, *, epoch: int, views: str) -> Iterator[Tensor]:
-        """Yield normalised views of a domain's images in their order."""
-        from shared.data.augment import centre_crop
-
-        offset = len(self.data.source) if images is self.data.target else 0
-        for batch in self.data.in_order(images):
-            pixels = (
-                self.data.augmented(batch.images, batch.indices + offset, epoch=epoch, stream="cluster")
-                if views == "train"
-                else centre_crop(batch.images, self.data.crop_size)
-            )
-            yield self.data.normalised(pixels, dtype=self.dtype)  # type: ignore[arg-type]
 
     def _features(self, *, epoch: int, views: str) -> tuple[Tensor, Tensor]:
         """Return the features of all source and all target images, each through its norms."""
         of_target = "source" if self.method == "source_only" else "target"
         with self.trainer.precision_plugin.forward_context():
             source, target = (
-                domain_features(self.network, self._views(images, epoch=epoch, views=views), domain=domain)
+                domain_features(self.network, self.data.views(images, epoch=epoch, kind=views), domain=domain)
                 for images, domain in ((self.data.source, "source"), (self.data.target, of_target))
             )
         if not (source.isfinite().all() and target.isfinite().all()):
@@ -301,7 +279,7 @@ class UdaModule(TaskModule):
 
     def training_step(self, batch: LoopImages, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Return cross-entropy on the source, and the weighted discrepancy of the pairs by class."""
-        num_source, of_source, of_target = batch.sizes
+        num_source, of_source, _ = batch.sizes
         first, by_class_source, by_class_target = batch.images.split(batch.sizes)
         logits = self.network.answer(first, domain="source").logits
         loss = cross_entropy = F.cross_entropy(logits, batch.labels[:num_source].to(logits.device))

@@ -17,9 +17,7 @@ CURVES = (
 )  # fmt: skip
 
 
-def uda_outcome(
-    module: UdaModule, data: UdaData, history: list[dict[str, float]], *, is_tested: bool
-) -> Outcome:
+def uda_outcome(module: UdaModule, data: UdaData, history: list[dict[str, float]], *, is_tested: bool) -> Outcome:
     """Return the outcome of a run.
 
     Args:
@@ -64,7 +62,8 @@ def uda_outcome(
     ] if has_cell else []  # fmt: skip
     return Outcome(
         headline="test/accuracy", metrics=metrics, selection="last loop; nothing is chosen by target labels",
-        model=f"{module.method.replace('_', '-')}-{module.backbone}", protocol=_settings(module) | data.settings(), paper=paper,
+        model=f"{module.method.replace('_', '-')}-{module.backbone}",
+        protocol=_settings(module) | data.settings(), paper=paper,
         readings=_readings(module), items=items,
         curves={name: [(int(e["epoch"]), e[name]) for e in history if name in e] for name in CURVES},
         warnings=_warnings(module, loops),

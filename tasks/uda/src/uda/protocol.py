@@ -80,6 +80,41 @@ def num_groups(norm: str, *, transfer: str) -> int | None:
     return default_num_groups(norm) if norm in NORMS else None
 
 
+def check_settings(
+    *,
+    above_zero: Mapping[str, float],
+    at_least_zero: Mapping[str, float],
+    at_least_one: Mapping[str, int],
+    decay_rate: float,
+    threshold: float | None,
+) -> None:
+    """Check the numbers of a run.
+
+    Args:
+        above_zero: By name.
+        at_least_zero: By name.
+        at_least_one: By name.
+        decay_rate: In (0, 1].
+        threshold: In (0, 1], or None.
+
+    Raises:
+        ValueError: If one is outside its range.
+    """
+    for name, value in above_zero.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0; got {value}.")
+    for name, value in at_least_zero.items():
+        if not value >= 0:
+            raise ValueError(f"{name} must be at least 0; got {value}.")
+    for name, count in at_least_one.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1; got {count}.")
+    if not 0 < decay_rate <= 1:
+        raise ValueError(f"decay_rate must be in (0, 1]; got {decay_rate}.")
+    if threshold is not None and not 0 < threshold <= 1:
+        raise ValueError(f"threshold must be in (0, 1], a distance; got {threshold}.")
+
+
 def learning_rate_factor(*, loop: int, iteration: int, decay: str, rate: float, step: int) -> float:
     r"""Return by what the learning rates are multiplied.
 
