@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.data.augment import cutout, normalise, random_crop_flip, random_flip
+from shared.data.augment import centre_crop, cutout, normalise, random_crop_flip, random_flip
 from shared.data.random import hash_uniform
 
 
@@ -124,3 +124,35 @@ def test_messages():
         normalise(images, mean=(0.5, 0.5, 0.5), std=(0.5, 0.0, 0.5))
     with pytest.raises(TypeError, match=r"^images must be a uint8 tensor; got torch.float32.$"):
         inspect.unwrap(normalise)(images.float(), mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(3, 7), st.integers(0, 2), st.integers(1, 3), st.integers(0, 50))
+def test_a_smaller_window_equals_loops(side, padding, size, seed):
+    images = random_images(4, side, side)
+    indices = torch.arange(4) * 5 + 1
+    out = random_crop_flip(images, indices=indices, seed=seed, epoch=2, padding=padding, size=size)
+    assert out.shape == (4, 3, size, size)
+    places = side + 2 * padding - size + 1
+    for n, index in enumerate(indices.tolist()):
+        padded = np.pad(images[n].numpy(), ((0, 0), (padding, padding), (padding, padding)))
+        top, left = (int(draw(index, seed, 2, f"crop_{axis}") * places) for axis in "yx")
+        window = padded[:, top : top + size, left : left + size]
+        if draw(index, seed, 2, "flip") < 0.5:
+            window = window[:, :, ::-1]
+        assert np.array_equal(out[n].numpy(), window)
+
+
+def test_the_central_square():
+    images = random_images(2, 7, 10)
+    assert torch.equal(centre_crop(images, 4), images[:, :, 1:5, 3:7])
+    assert torch.equal(centre_crop(images, 7), images[:, :, :, 1:8])
+
+
+@pytest.mark.parametrize("size", [0, 8])
+def test_a_window_must_fit(size):
+    images = random_images(2, 7, 10)
+    with pytest.raises(ValueError, match="size must be from 1 to"):
+        centre_crop(images, size)
+    with pytest.raises(ValueError, match="size must be from 1 to"):
+        random_crop_flip(images, indices=torch.arange(2), seed=0, epoch=0, padding=0, size=size)
