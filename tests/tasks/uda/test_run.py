@@ -19,7 +19,8 @@ FLAGS = ("--trainer.max_epochs=4", "--seed=1")
 
 
 def run(runs: Path, *flags: str, module: type[UdaModule] = UdaModule) -> int:
-    arguments = [f"--config={SMOKE}", f"--runs={runs}", "--wandb=off", "--report=false", *flags]
+    arguments = [f"--config={SMOKE}", f"--runs={runs}", "--wandb=off", "--report=false"]
+    arguments += ["--model.pictures=false", *flags]
     return main("uda", module, UdaData, arguments)
 
 
@@ -55,7 +56,7 @@ def assert_same_result(folder: Path, whole: Path) -> None:
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("whole")
-    assert run(runs, *FLAGS) == 0
+    assert run(runs, *FLAGS, "--model.pictures=true") == 0
     return only_run(runs)
 
 

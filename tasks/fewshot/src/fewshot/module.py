@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fewshot import protocol
 from fewshot.data import FewshotData
-from fewshot.features import calibrated_copy, check_independence
+from fewshot.features import calibrated_copy
 from fewshot.imprinting import CosineClassifier, ImprintingNetwork, episode_hits, joint_hits
 from fewshot.outcome import fewshot_outcome
 from fewshot.resnet12 import ACTIVATIONS, ResNet12, resolve_widths
@@ -24,6 +24,7 @@ from norm_layers.registry import resolve_norm
 from shared.callbacks import steps_per_epoch
 from shared.data.loaders import Batch
 from shared.errors import UserError, choose
+from shared.independence import check_independence
 from shared.metrics import WeightedMean
 from shared.per_image import PerImage
 from shared.runs import Outcome
@@ -152,7 +153,7 @@ class FewshotModule(TaskModule):
 
         with self.trainer.precision_plugin.forward_context():
             network = calibrated_copy(self.network, calibration())
-            check_independence(network, next(iter(calibration()))[:4])
+            check_independence(network.embed, next(iter(calibration()))[:4])
             embeddings = []
             for loader in data.test_dataloader():
                 store = PerImage(loader.plan.num_images)

@@ -13,6 +13,7 @@ from norm_layers.registry import resolve_norm
 from shared.callbacks import Diverged
 from shared.data.loaders import Batch
 from shared.errors import UserError, choose
+from shared.independence import check_independence
 from shared.metrics import WeightedMean
 from shared.per_image import PerImage
 from shared.runs import Outcome, Scalar
@@ -25,7 +26,7 @@ from uda.features import domain_features, recalibrate_target
 from uda.filtering import Kept
 from uda.loaders import LoopImages, LoopLoader
 from uda.loops import LoopState, mean_entropy, neighbourhood_density, start_loop
-from uda.network import DomainNetwork, check_independence
+from uda.network import DomainNetwork
 from uda.outcome import uda_outcome
 from uda.pictures import draw_results
 from uda.sampling import LoopPlan
@@ -73,6 +74,7 @@ class UdaModule(TaskModule):
         normalise_features: Whether centres are sums of directions (the article) or of features (the official code).
         cluster_views: Which views are clustered: train (random window and flip, as in the official code) or eval.
         stop_rule: When to end before trainer.max_epochs: shift (the paper's), official or never.
+        pictures: Whether confusions and both domains before and after are drawn.
     """
 
     network: DomainNetwork
@@ -107,6 +109,7 @@ class UdaModule(TaskModule):
         normalise_features: bool = False,
         cluster_views: Literal["train", "eval"] = "train",
         stop_rule: Literal["shift", "official", "never"] = "shift",
+        pictures: bool = True,
     ) -> None:
         super().__init__()
         spec = resolve_norm(norm)
@@ -131,6 +134,7 @@ class UdaModule(TaskModule):
         self.intra_only, self.normaliser = intra_only, normaliser
         self.threshold, self.min_images = threshold, min_images
         self.normalise_features, self.cluster_views, self.stop_rule = normalise_features, cluster_views, stop_rule
+        self.pictures = pictures
         self.train_loss = WeightedMean()
         self.train_measures = torch.nn.ModuleDict({name: WeightedMean() for name in TRAIN_MEASURES})
         self.loop_state: LoopState | None = None
@@ -217,7 +221,7 @@ class UdaModule(TaskModule):
         with self.trainer.precision_plugin.forward_context(), torch.no_grad():
             few = next(data.views(data.target, epoch=0, kind="eval"))[:4]
             self.network.eval()
-            check_independence(self.network, few)
+            check_independence(lambda images: self.network.answer(images, domain="target").features, few)
             self.network.train()
         self._cluster(previous=None, epoch=self.trainer.current_epoch)
 
@@ -353,7 +357,7 @@ class UdaModule(TaskModule):
         self.predictions = logits.argmax(1).cpu()
         right = (self.predictions == self.data.target.labels.cpu()).double().mean()
         self.log("test/accuracy", 100 * right.float())
-        if self.run_dir is not None:
+        if self.run_dir is not None and self.pictures:
             draw_results(self, self._features(epoch=0, views="eval"), folder=self.run_dir)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

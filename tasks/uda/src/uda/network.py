@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from norm_layers.convert import replace_layers
-from shared.errors import UserError
 from uda.domain_norm import DomainNorm, use_domain
 
 
@@ -80,25 +79,3 @@ class DomainNetwork(nn.Module):
             x = getattr(net, f"layer{number}")(x)
             number += 1
         return x.mean(dim=(2, 3))
-
-
-def check_independence(network: DomainNetwork, images: Tensor, *, tolerance: float = 1e-2) -> None:
-    """Refuse a norm whose eval output for an image depends on the others of the batch.
-
-    Args:
-        network: In eval mode.
-        images: Normalised images, two or more.
-        tolerance: Largest relative distance that rounding, in bfloat16 too, may explain.
-
-    Raises:
-        UserError: If an image alone and in the batch have different features.
-    """
-    alone = network.answer(images[:1], domain="target").features
-    together = network.answer(images, domain="target").features[:1]
-    distance = float((alone - together).norm() / together.norm().clamp(min=1e-12))
-    if not distance <= tolerance:
-        raise UserError(
-            "norm must give an image the same features whatever else is in the batch in eval mode; "
-            f"got a relative distance of {distance:.2g} between an image alone and in a batch of {len(images)}. "
-            "Use running statistics in eval mode."
-        )
