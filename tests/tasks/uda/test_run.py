@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from shared.catalog import load_tasks
 from shared.cli import main
@@ -184,7 +185,7 @@ def test_the_controls_leave_out_what_they_say(tmp_path, method):
     record = read_record(only_run(tmp_path))
     assert record["axes"]["method"] == method
     assert f"method {method}, not can" in record["paper"][0]["why"]
-    assert "train/cdd" not in record["curves"]
+    assert record["curves"]["train/cdd"] == []
 
 
 @pytest.mark.slow
@@ -212,7 +213,7 @@ def test_a_loop_without_a_class_trains_on_the_source_and_says_so(tmp_path, capsy
     assert line in capsys.readouterr().out
     record = read_record(only_run(tmp_path))
     assert record["warnings"] == ["no class passed the filter in 2 of 2 loops, which trained on the source only"]
-    assert "train/cdd" not in record["curves"]
+    assert record["curves"]["train/cdd"] == []
     assert len(record["curves"]["train/cross_entropy"]) == 3
 
 
@@ -285,16 +286,14 @@ def test_real_images(office31_dir, tmp_path):
 
 @pytest.mark.slow
 def test_two_folders_of_the_user(tmp_path):
-    from torchvision.io import write_png
-
     for domain in ("left", "right"):
         for name in ("cat", "dog"):
             folder = tmp_path / domain / name
             folder.mkdir(parents=True)
             for number in range(8):
                 generator = torch.Generator().manual_seed(number)
-                pixels = torch.randint(0, 256, (3, 20, 20), generator=generator).byte()
-                write_png(pixels, str(folder / f"{number}.png"))
+                pixels = torch.randint(0, 256, (20, 20, 3), generator=generator).byte().numpy()
+                Image.fromarray(pixels).save(folder / f"{number}.png")
     flags = ("--data.dataset=folders", f"--data.data_dir={tmp_path}", "--data.source=left", "--data.target=right")
     assert run(tmp_path / "runs", *flags, f"--data.cache_dir={tmp_path / 'cache'}") == 0
     record = read_record(only_run(tmp_path / "runs"))
