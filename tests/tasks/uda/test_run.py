@@ -294,9 +294,15 @@ def test_two_folders_of_the_user(tmp_path):
                 generator = torch.Generator().manual_seed(number)
                 pixels = torch.randint(0, 256, (20, 20, 3), generator=generator).byte().numpy()
                 Image.fromarray(pixels).save(folder / f"{number}.png")
-    flags = ("--data.dataset=folders", f"--data.data_dir={tmp_path}", "--data.source=left", "--data.target=right")
+    flags = (
+        "--data.dataset=folders",
+        f"--data.data_dir={tmp_path}",
+        "--data.source=left",
+        "--data.target=right",
+        "--model.num_groups=8",
+    )
     assert run(tmp_path / "runs", *flags, f"--data.cache_dir={tmp_path / 'cache'}") == 0
     record = read_record(only_run(tmp_path / "runs"))
     assert record["axes"]["transfer"] == "left-right"
     assert record["paper"] == []
-    assert record["num_groups"] == 512
+    assert (record["num_groups"], record["default_num_groups"]) == (8, 512)
