@@ -9,7 +9,7 @@ from torch import nn
 from norm_layers import make_norm, norm_factory
 from norm_layers.registry import NORMS
 from shared.backbones import build_backbone
-from uda.domain_norm import DomainNorm, domain_norm_factory, start_target_from_source, use_domain
+from uda.domain_norm import PerDomain, domain_norm_factory, start_target_from_source, use_domain
 
 NAMES = [name for name in NORMS if name != "none"]
 
@@ -17,7 +17,7 @@ NAMES = [name for name in NORMS if name != "none"]
 @pytest.mark.parametrize("norm", NAMES)
 def test_each_domain_moves_its_own_copy(norm):
     torch.manual_seed(0)
-    layer = DomainNorm(make_norm(norm, 8, **({"num_groups": 4} if NORMS[norm].has_groups else {})))
+    layer = PerDomain(make_norm(norm, 8, **({"num_groups": 4} if NORMS[norm].has_groups else {})))
     before = {name: value.clone() for name, value in layer.state_dict().items()}
     x = 3 + 2 * torch.randn(6, 8, 5, 5)
     with use_domain(layer, "target"):
@@ -34,7 +34,7 @@ def test_a_network_has_one_copy_a_domain_of_every_norm_and_shares_the_rest():
     plain = build_backbone("resnet18", num_classes=5, norm_layer=norm_factory("bgn", num_groups=8))
     factory = domain_norm_factory(norm_factory("bgn", num_groups=8))
     network = build_backbone("resnet18", num_classes=5, norm_layer=factory)
-    layers = [module for module in network.modules() if isinstance(module, DomainNorm)]
+    layers = [module for module in network.modules() if isinstance(module, PerDomain)]
     assert len(layers) == 20
     norms = sum(parameter.numel() for layer in layers for parameter in layer.source.parameters())
     count = sum(parameter.numel() for parameter in network.parameters())
@@ -43,7 +43,7 @@ def test_a_network_has_one_copy_a_domain_of_every_norm_and_shares_the_rest():
 
 def test_the_target_starts_from_the_source():
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), DomainNorm(make_norm("bn", 4)))
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), PerDomain(make_norm("bn", 4)))
     x = torch.randn(5, 3, 9, 9)
     network(x)
     network.eval()
@@ -54,7 +54,7 @@ def test_the_target_starts_from_the_source():
 
 
 def test_a_domain_is_one_of_two_and_is_restored():
-    network = nn.Sequential(DomainNorm(make_norm("bn", 4)))
+    network = nn.Sequential(PerDomain(make_norm("bn", 4)))
     with (
         pytest.raises(ValueError, match="domain must be one of source, target; got 'webcam'"),
         use_domain(network, "webcam"),

@@ -7,7 +7,7 @@ import torch
 from torchvision.models import resnet18, resnet50
 
 from shared.errors import UserError
-from uda.domain_norm import DomainNorm, start_target_from_source
+from uda.domain_norm import PerDomain, start_target_from_source
 from uda.features import domain_features, evaluation, recalibrate_target
 from uda.network import DomainNetwork
 from uda.protocol import GROUPS
@@ -41,7 +41,7 @@ def test_resnet50_has_one_more_copy_of_each_norm_and_a_new_classifier():
     extra = sum(parameter.numel() for layer in norms for parameter in layer.parameters())
     count = sum(parameter.numel() for parameter in network.parameters())
     assert count == sum(parameter.numel() for parameter in plain.parameters()) + extra
-    assert sum(isinstance(layer, DomainNorm) for layer in network.modules()) == 53
+    assert sum(isinstance(layer, PerDomain) for layer in network.modules()) == 53
     assert not network.head.bias.any()
 
 

@@ -12,7 +12,7 @@ from shared.catalog import load_tasks
 from shared.cli import main
 from shared.report.records import parse_record
 from uda.data import UdaData
-from uda.domain_norm import DomainNorm
+from uda.domain_norm import PerDomain
 from uda.module import UdaModule
 
 SMOKE = load_tasks()["uda"].configs["smoke"]
@@ -163,7 +163,7 @@ def test_the_controls_leave_out_what_they_say(tmp_path, method):
 
         def _begin_adaptation(self):
             super()._begin_adaptation()
-            norms = [layer for layer in self.network.modules() if isinstance(layer, DomainNorm)]
+            norms = [layer for layer in self.network.modules() if isinstance(layer, PerDomain)]
             Watched.started = [
                 {name: value.clone() for name, value in layer.target.state_dict().items() if torch.is_tensor(value)}
                 for layer in norms
@@ -171,7 +171,7 @@ def test_the_controls_leave_out_what_they_say(tmp_path, method):
 
         def on_test_epoch_end(self):
             super().on_test_epoch_end()
-            norms = [layer for layer in self.network.modules() if isinstance(layer, DomainNorm)]
+            norms = [layer for layer in self.network.modules() if isinstance(layer, PerDomain)]
             for layer, before in zip(norms, Watched.started, strict=True):
                 now = layer.target.state_dict()
                 for name in ("weight", "bias"):

@@ -26,7 +26,7 @@ from shared.report.joint import distinguishing_key, join_metrics, outer_setting,
 from shared.report.paper import load_paper_tables, paper_entry
 from shared.report.records import PaperReference, Record
 from shared.report.statistics import summarise
-from shared.report.wording import PRETTY, metric_name, pretty
+from shared.report.wording import PRETTY, metric_name, pretty, setting_words
 
 MEAN = "mean"
 
@@ -66,8 +66,11 @@ class Section:
 
     @property
     def subject(self) -> str:
-        """Data and model in words, such as "10,000 CIFAR-10 images with ResNet-20"."""
-        return f"{describe_data(self.experiments)} with {pretty(self.experiments[0].first.model)}"
+        """Data and model in words, such as "10,000 CIFAR-10 images with ResNet-20"; a lone transfer by its name."""
+        first = self.experiments[0]
+        words = f"{describe_data(self.experiments)} with {pretty(first.first.model)}"
+        axes = _column_setting(first).keys() & first.axes.keys() if len(self.experiments) == 1 else ()
+        return "".join([words, *(f", {setting_words(key, first.axes[key])}" for key in sorted(axes))])
 
 
 def describe_data(experiments: Sequence[Experiment]) -> str:

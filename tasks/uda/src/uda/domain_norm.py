@@ -11,7 +11,7 @@ from torch import Tensor, nn
 DOMAINS = ("source", "target")
 
 
-class DomainNorm(nn.Module):
+class PerDomain(nn.Module):
     """Two complete copies of a norm layer, affine parameters and running statistics included; one of them is in use.
 
     For a norm without running statistics the copies differ in their affine parameters only.
@@ -37,13 +37,13 @@ class DomainNorm(nn.Module):
         return self.source(x) if self.domain == "source" else self.target(x)
 
 
-def domain_norm_factory(norm_layer: Callable[[int], nn.Module]) -> Callable[[int], DomainNorm]:
+def domain_norm_factory(norm_layer: Callable[[int], nn.Module]) -> Callable[[int], PerDomain]:
     """Return a factory of layers with one copy a domain.
 
     Args:
         norm_layer: Makes a norm layer for a number of channels.
     """
-    return lambda num_channels: DomainNorm(norm_layer(num_channels))
+    return lambda num_channels: PerDomain(norm_layer(num_channels))
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def use_domain(network: nn.Module, domain: str) -> Iterator[None]:
     """Send what passes through a network through the norms of one domain; afterwards through those of before.
 
     Args:
-        network: A network with `DomainNorm` layers.
+        network: A network with `PerDomain` layers.
         domain: "source" or "target".
 
     Raises:
@@ -59,7 +59,7 @@ def use_domain(network: nn.Module, domain: str) -> Iterator[None]:
     """
     if domain not in DOMAINS:
         raise ValueError(f"domain must be one of {', '.join(DOMAINS)}; got {domain!r}.")
-    layers = [module for module in network.modules() if isinstance(module, DomainNorm)]
+    layers = [module for module in network.modules() if isinstance(module, PerDomain)]
     if not layers:
         raise ValueError(
             f"network must have norm layers with one copy a domain; got none in {type(network).__name__}."
@@ -78,8 +78,8 @@ def start_target_from_source(network: nn.Module) -> None:
     """Give every target copy the parameters and running statistics of its source copy.
 
     Args:
-        network: A network with `DomainNorm` layers.
+        network: A network with `PerDomain` layers.
     """
     for layer in network.modules():
-        if isinstance(layer, DomainNorm):
+        if isinstance(layer, PerDomain):
             layer.target.load_state_dict(layer.source.state_dict())

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from uda.domain_norm import DomainNorm
+from uda.domain_norm import PerDomain
 from uda.network import DomainNetwork
 
 
@@ -63,7 +63,7 @@ class _TargetBranch(nn.Module):
 
     def __init__(self, network: DomainNetwork) -> None:
         super().__init__()
-        self.norms = nn.ModuleList([layer.target for layer in network.modules() if isinstance(layer, DomainNorm)])
+        self.norms = nn.ModuleList([layer.target for layer in network.modules() if isinstance(layer, PerDomain)])
         self.pass_through = [network]  # in a list, so that its modules are not this one's
 
     def forward(self, images: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from norm_layers.convert import replace_layers
-from uda.domain_norm import DomainNorm, use_domain
+from uda.domain_norm import PerDomain, use_domain
 
 
 class Answer(NamedTuple):
@@ -38,7 +38,7 @@ class DomainNetwork(nn.Module):
 
     def __init__(self, backbone: nn.Module, norms: set[nn.Module], *, num_classes: int) -> None:
         super().__init__()
-        self.backbone = replace_layers(backbone, lambda _, layer: DomainNorm(layer) if layer in norms else None)
+        self.backbone = replace_layers(backbone, lambda _, layer: PerDomain(layer) if layer in norms else None)
         head = self.backbone.fc
         assert isinstance(head, nn.Linear)
         self.num_features = head.in_features
