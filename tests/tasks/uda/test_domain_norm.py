@@ -9,7 +9,7 @@ from torch import nn
 from norm_layers import make_norm, norm_factory
 from norm_layers.registry import NORMS
 from shared.backbones import build_backbone
-from uda.domain_norm import PerDomain, domain_norm_factory, start_target_from_source, use_domain
+from uda.domain_norm import PerDomain, start_target_from_source, use_domain
 
 NAMES = [name for name in NORMS if name != "none"]
 
@@ -32,8 +32,8 @@ def test_each_domain_moves_its_own_copy(norm):
 
 def test_a_network_has_one_copy_a_domain_of_every_norm_and_shares_the_rest():
     plain = build_backbone("resnet18", num_classes=5, norm_layer=norm_factory("bgn", num_groups=8))
-    factory = domain_norm_factory(norm_factory("bgn", num_groups=8))
-    network = build_backbone("resnet18", num_classes=5, norm_layer=factory)
+    factory = norm_factory("bgn", num_groups=8)
+    network = build_backbone("resnet18", num_classes=5, norm_layer=lambda size: PerDomain(factory(size)))
     layers = [module for module in network.modules() if isinstance(module, PerDomain)]
     assert len(layers) == 20
     norms = sum(parameter.numel() for layer in layers for parameter in layer.source.parameters())

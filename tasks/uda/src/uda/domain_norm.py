@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 
@@ -35,15 +35,6 @@ class PerDomain(nn.Module):
             x: Input of the norm layer.
         """
         return self.source(x) if self.domain == "source" else self.target(x)
-
-
-def domain_norm_factory(norm_layer: Callable[[int], nn.Module]) -> Callable[[int], PerDomain]:
-    """Return a factory of layers with one copy a domain.
-
-    Args:
-        norm_layer: Makes a norm layer for a number of channels.
-    """
-    return lambda num_channels: PerDomain(norm_layer(num_channels))
 
 
 @contextmanager
