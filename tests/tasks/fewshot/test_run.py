@@ -27,10 +27,10 @@ def run(runs: Path, *flags: str, module: type[FewshotModule] = FewshotModule) ->
     return main("fewshot", module, FewshotData, arguments)
 
 
-def resume(folder: Path) -> int:
+def resume(folder: Path, module: type[FewshotModule] = FewshotModule) -> int:
     return main(
         "fewshot",
-        FewshotModule,
+        module,
         FewshotData,
         [f"--config={folder / 'config.yaml'}", f"--resume={folder}", "--report=false"],
     )
@@ -52,10 +52,18 @@ def state(folder: Path, name: str) -> dict[str, torch.Tensor]:
 FLAGS = ("--trainer.max_epochs=4", "--trainer.log_every_n_steps=1", "--model.milestones=[1]", "--seed=2")
 
 
+class BestInTheSecondEpoch(FewshotModule):
+    """Lowers the held-out score away from the second epoch: which weights are the best is then no matter of chance."""
+
+    def log(self, name, value, *args, **kwargs):
+        away = 100 * abs(self.current_epoch - 1) if name == self.monitor else 0
+        super().log(name, value - away, *args, **kwargs)
+
+
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("whole")
-    assert run(runs, *FLAGS) == 0
+    assert run(runs, *FLAGS, module=BestInTheSecondEpoch) == 0
     return only_run(runs)
 
 
@@ -88,8 +96,7 @@ def test_the_tested_weights_are_those_of_the_best_epoch(whole_run):
     curve = dict(map(tuple, record["curves"]["val/accuracy"]))
     best = int(record["metrics"]["val/best_epoch"]["value"])
     assert curve[best] == max(curve.values())
-    assert best == min(epoch for epoch, value in curve.items() if value == curve[best])
-    assert best < 4, "or the best weights would be the last ones, and the test would show nothing"
+    assert best == 2, "or best and last would be the same weights, and the test would show nothing"
     for shots in (1, 5):
         for checkpoint, suffix in (("best.ckpt", ""), ("last.ckpt", "_last")):
             module = module_with(whole_run, checkpoint, data)
@@ -175,7 +182,7 @@ def test_the_learning_rate_follows_the_table(whole_run):
     assert rates == pytest.approx([0.05] * 7 + [0.005] * 21)
 
 
-class Dying(FewshotModule):
+class Dying(BestInTheSecondEpoch):
     """Crashes in the third epoch."""
 
     def training_step(self, batch, batch_idx):
@@ -190,7 +197,7 @@ def test_a_killed_run_resumes_bit_for_bit(whole_run, tmp_path):
         run(tmp_path, *FLAGS, module=Dying)
     folder = only_run(tmp_path)
     assert not (folder / "record.json").exists()
-    assert resume(folder) == 0
+    assert resume(folder, BestInTheSecondEpoch) == 0
     for name in ("last.ckpt", "best.ckpt"):
         expected = state(whole_run, name)
         assert all(torch.equal(value, expected[key]) for key, value in state(folder, name).items())
@@ -226,11 +233,11 @@ def test_two_ranks_are_one_process(tmp_path):
 @pytest.mark.slow
 def test_the_code_s_epoch_runs_and_resumes(tmp_path):
     flags = (*FLAGS, "--data.iterations_per_epoch=7")
-    assert run(tmp_path / "whole", *flags) == 0
+    assert run(tmp_path / "whole", *flags, module=BestInTheSecondEpoch) == 0
     with pytest.raises(KeyError):
         run(tmp_path / "killed", *flags, module=Dying)
     folder = only_run(tmp_path / "killed")
-    assert resume(folder) == 0
+    assert resume(folder, BestInTheSecondEpoch) == 0
     assert read_record(folder)["items"] == read_record(only_run(tmp_path / "whole"))["items"]
     assert read_record(folder)["protocol"]["epoch"] == "7 iterations"
 
