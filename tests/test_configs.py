@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from shared.catalog import load_grids, load_tasks
+from shared.grids import override, read_grid
 from shared.make import run_arguments
 from shared.parser import SuiteCLI
-from shared.sweep import read_grid
 
 TASKS = load_tasks()
 CONFIGS = [(task, name) for task in TASKS.values() for name in task.configs]
@@ -47,7 +47,7 @@ def test_every_task_has_the_configs_of_the_contract(task):
 @pytest.mark.parametrize("grid", load_grids().values(), ids=load_grids())
 def test_grid_is_a_sweep_file_whose_cells_are_runs(grid):
     loaded = yaml.safe_load(grid.read_text())
-    assert loaded["program"] in TASKS
+    assert loaded["program"] in (*TASKS, "norm_bench")
     assert loaded["command"][0] == "make"
     cells = read_grid(grid)
     assert len(cells) >= 2
@@ -60,3 +60,10 @@ def test_the_paper_s_grids_have_the_paper_s_cells():
     grids = load_grids()
     assert len(read_grid(grids["classification_num_groups"])) == 20
     assert len(read_grid(grids["classification_batch_size"])) == 49
+
+
+def test_the_norm_bench_is_every_task():
+    cells = override(read_grid(load_grids()["norm_bench"]), norm="mynorms:ScaleNorm", seed=None)
+    pairs = {(cell["task"], cell["norm"]) for cell in cells}
+    assert len(cells) == len(pairs) == len(TASKS) * 4
+    assert {(task, "mynorms:ScaleNorm") for task in TASKS} <= pairs

@@ -111,6 +111,22 @@ def test_outside_names_that_do_not_work(name, message):
         resolve_norm(name)
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("class Norm(", r"SyntaxError: '\(' was never closed"),
+        ("raise RuntimeError('two' + chr(10) + 'lines')", "RuntimeError: two lines"),
+    ],
+)
+def test_a_module_that_breaks_when_it_is_imported_is_told_in_one_line(tmp_path, monkeypatch, text, reason):
+    name = f"broken{len(text)}"
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=reason) as error:
+        resolve_norm(f"{name}:Norm")
+    assert "\n" not in str(error.value)
+
+
 def test_outside_names_are_described_by_their_signature():
     assert resolve_norm("torch.nn:BatchNorm2d") == NormSpec(
         "torch.nn:BatchNorm2d",
@@ -123,9 +139,10 @@ def test_outside_names_are_described_by_their_signature():
     assert resolve_norm("torch.nn.modules:BatchNorm1d").label == "BatchNorm1d"
 
 
-def test_a_broken_outside_module_keeps_its_own_error(tmp_path, monkeypatch):
+def test_a_broken_outside_module_s_own_error_is_the_cause(tmp_path, monkeypatch):
     (tmp_path / "broken_norm.py").write_text("raise RuntimeError('broken on purpose')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(RuntimeError, match="broken on purpose"):
+    with pytest.raises(ValueError, match="RuntimeError: broken on purpose") as error:
         resolve_norm("broken_norm:Norm")
+    assert isinstance(error.value.__cause__, RuntimeError)
     importlib.invalidate_caches()

@@ -1,6 +1,7 @@
-"""Grids: cells, overrides, and running only what is not finished."""
+"""Grids: cells, overrides, shares, and running only what is not finished."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from shared.catalog import ROOT
 from shared.errors import UserError
-from shared.sweep import finished_commands, main, override, read_grid
+from shared.grids import override, read_grid, take_share
+from shared.sweep import finished_commands, main, visible_gpus
 
 GRID = """
 program: classification
@@ -41,6 +44,67 @@ def test_cells_are_every_combination(grid):
 def test_norms_and_seeds_can_be_replaced(grid):
     cells = override(read_grid(grid), norm="gn,pkg.m:Mine", seed="7")
     assert [(cell["norm"], cell["seed"]) for cell in cells] == [("gn", "7"), ("pkg.m:Mine", "7")]
+
+
+def test_a_norm_of_one_s_own_comes_beside_the_grid_s(grid):
+    cells = override(read_grid(grid), norm="pkg.m:Mine", seed="7")
+    assert [cell["norm"] for cell in cells] == ["bn", "pkg.m:Mine", "none"]
+
+
+@pytest.mark.parametrize("num_shares", [1, 2, 3, 5])
+def test_shares_are_all_cells_once(grid, num_shares):
+    cells = read_grid(grid)
+    shares = [take_share(cells, f"{index}/{num_shares}") for index in range(num_shares)]
+    assert sorted(map(str, cells)) == sorted(str(cell) for share in shares for cell in share)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize("shard", ["2/2", "0/0", "1", "-1/2", "a/b", ""])
+def test_a_share_that_is_none_is_refused(grid, shard):
+    with pytest.raises(UserError, match="shard must be i/n with i from 0"):
+        take_share(read_grid(grid), shard)
+
+
+@pytest.mark.parametrize(("named", "gpus"), [("", []), ("3", ["3"]), ("0, 2,GPU-1a", ["0", "2", "GPU-1a"])])
+def test_the_gpus_are_those_that_the_process_may_use(monkeypatch, named, gpus):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert visible_gpus() == gpus
+
+
+NORM_THAT_TELLS_ITS_GPU = """
+import os, pathlib, torch
+class Telling(torch.nn.BatchNorm2d):
+    def __init__(self, num_channels):
+        super().__init__(num_channels)
+        with open("gpus.txt", "a") as file:
+            file.write(os.environ["CUDA_VISIBLE_DEVICES"] + "\\n")
+"""
+
+
+@pytest.mark.slow
+def test_each_job_sees_a_gpu_of_its_own(grid, tmp_path, monkeypatch):
+    (tmp_path / "telling.py").write_text(NORM_THAT_TELLS_ITS_GPU)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    grid.write_text(GRID.replace("[bn, none]", "['telling:Telling']"))
+    assert main([f"--grid={grid}", "--runs=runs", "--wandb=off", "--jobs=2"]) == 0
+    assert set((tmp_path / "gpus.txt").read_text().split()) == {"4", "7"}
+
+
+@pytest.mark.slow
+def test_the_slurm_template_runs_the_share_of_its_array_task(grid, tmp_path, monkeypatch):
+    template = ROOT / "grids" / "slurm.sbatch"
+    runs = tmp_path / "runs"
+    environment = os.environ | {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "4"}
+    done = subprocess.run(
+        ["bash", template, f"grid={grid}", f"runs={runs}", "wandb=off"],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (record,) = runs.rglob("record.json")
+    assert json.loads(record.read_text())["command"] == "make task=classification norm=none config=smoke seed=1"
+    assert "[1/1]" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -82,6 +146,8 @@ def test_a_grid_runs_once_and_a_failed_cell_does_not_stop_the_rest(grid, tmp_pat
         ["--grid=no"],
         ["--grid=classification_cifar10", "--jobs=0"],
         ["--grid=classification_cifar10", "--norm=bgm"],
+        ["--grid=classification_cifar10", "--norm=no_such.module:Norm"],
+        ["--grid=classification_cifar10", "--shard=4/4"],
     ],
 )
 def test_mistakes(flags, tmp_path, capsys):

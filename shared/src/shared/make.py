@@ -43,8 +43,10 @@ from shared.errors import UserError, choose, exit_with_usage_error
 TARGETS = {
     "help": "this text",
     "setup": "install everything at the pinned versions into .venv (the other targets do it by themselves)",
-    "sweep": "run every cell of a grid that has no finished record yet: make sweep grid=NAME [jobs=2]",
+    "sweep": "run every cell of a grid that has no finished record yet: make sweep grid=NAME [jobs=2] [shard=0/4]",
     "report": "report.html and tables from the records: make report [task=…] [runs=DIR] [out=DIR]",
+    "runs": "list the runs, and find those that are not finished: make runs [task=…] [runs=DIR]",
+    "clean-runs": "delete unfinished runs, after asking: make clean-runs [state=unfinished|lost|all] [yes=1]",
     "publish": "append finished runs to results/runs and redraw results/: make publish runs=DIR",
     "smoke": "the whole path of one task, or of all, in seconds: make smoke [task=…]",
     "test": 'the tests: make test [args="-k bgn"]',
@@ -54,8 +56,10 @@ TARGETS = {
 TARGET_VARIABLES = {
     "help": [],
     "setup": [],
-    "sweep": ["grid", "jobs", "runs", "wandb", "data_dir", "norm", "seed", "args"],
+    "sweep": ["grid", "jobs", "shard", "runs", "wandb", "data_dir", "norm", "seed", "args"],
     "report": ["task", "runs", "out"],
+    "runs": ["task", "runs"],
+    "clean-runs": ["task", "runs", "state", "yes"],
     "publish": ["runs"],
     "smoke": ["task", "norm", "runs"],
     "test": ["args"],
@@ -174,7 +178,7 @@ def help_text(tasks: dict[str, Task]) -> str:
     lines += [f"  {name + '=' + variable.example:<42}{variable.help}" for name, variable in RUN_VARIABLES.items()]
     for task in tasks.values():
         lines += [f"  {name + '=' + v.example:<42}{v.help} ({task.name} only)" for name, v in task.variables.items()]
-    lines += ["", "Targets:"] + [f"  make {name:<10}{text}" for name, (text, _) in all_targets(tasks).items()]
+    lines += ["", "Targets:"] + [f"  make {name:<12}{text}" for name, (text, _) in all_targets(tasks).items()]
     lines += [
         "",
         "Grids:",
@@ -260,6 +264,9 @@ def target_commands(target: str, variables: dict[str, str], tasks: dict[str, Tas
         if "task" in variables:
             choose("task", variables["task"], tasks)
         return [["-m", "shared.report", *(f"--{key}={value}" for key, value in variables.items())]]
+    if target in ("runs", "clean-runs"):
+        clean = ["--clean"] if target == "clean-runs" else []
+        return [["-m", "shared.listing", *clean, *(f"--{key}={value}" for key, value in variables.items())]]
     if target == "publish":
         if "runs" not in variables:
             raise UserError(

@@ -3,62 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import shared.report.__main__ as report
+from norm_layers.registry import resolve_norm
 from shared.catalog import ROOT, default_data_dir, load_grids, load_tasks
 from shared.errors import UserError, choose, exit_with_usage_error
+from shared.grids import Cell, override, read_grid, take_share
 from shared.make import command_line, resume_arguments, run_arguments
 from shared.runs import is_held, open_run
-
-Cell = dict[str, str]
-
-
-def read_grid(path: Path) -> list[Cell]:
-    """Return the cells of a grid file: every combination of its parameters, the first one varying slowest.
-
-    Args:
-        path: A W&B sweep file with `method: grid` and `parameters`, each with `value` or `values`.
-
-    Raises:
-        UserError: If the file is not that.
-    """
-    try:
-        grid = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"grid must be a YAML file; {path} is not: {error}") from error
-    if not isinstance(grid, dict) or grid.get("method") != "grid" or not isinstance(grid.get("parameters"), dict):
-        raise UserError(f"grid must be a W&B sweep file with `method: grid` and `parameters`; {path} is not.")
-    names, choices = [], []
-    for name, parameter in grid["parameters"].items():
-        if not isinstance(parameter, dict) or not {"value", "values"} & parameter.keys():
-            raise UserError(f"each parameter of a grid must have `value` or `values`; {name!r} of {path} has neither.")
-        names.append(str(name))
-        choices.append(parameter["values"] if "values" in parameter else [parameter["value"]])
-    return [dict(zip(names, map(str, values))) for values in itertools.product(*choices)]
-
-
-def override(cells: list[Cell], *, norm: str | None, seed: str | None) -> list[Cell]:
-    """Return the cells with the norms or the seeds replaced by comma-separated lists, without repeats."""
-    replaced = []
-    for cell in cells:
-        norms = norm.split(",") if norm else [cell.get("norm")]
-        seeds = seed.split(",") if seed else [cell.get("seed")]
-        for one_norm, one_seed in itertools.product(norms, seeds):
-            new = {**cell, "norm": one_norm, "seed": one_seed}
-            replaced.append({name: value for name, value in new.items() if value is not None})
-    return [cell for index, cell in enumerate(replaced) if cell not in replaced[:index]]
 
 
 def finished_commands(runs: Path) -> set[str]:
@@ -85,14 +45,31 @@ def stopped_runs(runs: Path) -> dict[str, Path]:
     return stopped
 
 
+def visible_gpus() -> list[str]:
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name.strip() for name in named.split(",") if name.strip()]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [str(index) for index, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
+
+
 def start_cell(
-    cell: Cell, *, runs: Path, wandb: str | None, data_dir: str | None, args: str, threads: int, log: Path
-) -> subprocess.Popen[bytes]:
-    """Start one cell, or go on with its stopped run, as a process with so many threads and its output in `log`."""
+    cell: Cell, *, runs: Path, wandb: str | None, data_dir: str | None, args: str, threads: int, gpu: str | None,
+    log: Path,
+) -> subprocess.Popen[bytes]:  # fmt: skip
+    """Start one cell, or go on with its stopped run, as a process with its output in `log`.
+
+    It has so many threads, and sees the one GPU where one is named.
+    """
     extra = {"runs": str(runs)} | ({"wandb": wandb} if wandb else {}) | ({"data_dir": data_dir} if data_dir else {})
     merged = {**cell, **({"args": args} if args else {})}
     environment = dict(os.environ) | {"NORM_SUITE_COMMAND": command_line(merged)}
     environment.setdefault("OMP_NUM_THREADS", str(threads))
+    if gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
     arguments = run_arguments({**merged, **extra}, load_tasks())
     if (stopped := stopped_runs(runs).get(command_line(merged))) is not None:
         arguments = resume_arguments({"resume": str(stopped), **({"wandb": wandb} if wandb else {})})
@@ -126,7 +103,7 @@ def run_grid(
     Args:
         cells: The cells.
         runs: Folder of the runs; a cell is done if one of its records has the cell's command.
-        jobs: Processes at a time.
+        jobs: Processes at a time. With two or more, each sees one of the machine's GPUs, in turn; one alone sees all.
         wandb: W&B mode of every run; None for the default.
         data_dir: Folder with the real images.
         args: Further flags of every run.
@@ -136,35 +113,37 @@ def run_grid(
     """
     done = finished_commands(runs)
     waiting = [cell for cell in cells if command_line({**cell, **({"args": args} if args else {})}) not in done]
-    print(
-        f"{len(cells)} cells: {len(cells) - len(waiting)} finished, {len(waiting)} to run, {jobs} at a time",
-        flush=True,
-    )
+    num_before = len(cells) - len(waiting)
+    print(f"{len(cells)} cells: {num_before} finished, {len(waiting)} to run, {jobs} at a time", flush=True)
     threads = max(1, (os.cpu_count() or 1) // jobs)  # more threads than cores slow small networks down many times
+    gpus = visible_gpus() if jobs > 1 else []
     logs = runs / "sweep-logs"
     logs.mkdir(parents=True, exist_ok=True)
-    queue: Iterator[Cell] = iter(waiting)
-    active: dict[subprocess.Popen[bytes], tuple[Cell, float, Path]] = {}
+    queue, slots = iter(waiting), list(range(jobs))
+    active: dict[subprocess.Popen[bytes], tuple[Cell, float, Path, int]] = {}
     failed, ended, began = 0, 0, time.monotonic()
     try:
         while True:
-            while len(active) < jobs and (cell := next(queue, None)) is not None:
+            while slots and (cell := next(queue, None)) is not None:
+                slot = slots.pop(0)
                 log = logs / (label(cell).replace(" ", "_").replace("/", "-") + ".log")
+                gpu = gpus[slot % len(gpus)] if gpus else None
                 process = start_cell(
-                    cell, runs=runs, wandb=wandb, data_dir=data_dir, args=args, threads=threads, log=log
+                    cell, runs=runs, wandb=wandb, data_dir=data_dir, args=args, threads=threads, gpu=gpu, log=log
                 )
-                active[process] = (cell, time.monotonic(), log)
+                active[process] = (cell, time.monotonic(), log, slot)
             if not active:
                 break
             time.sleep(0.2)
             for process in [each for each in active if each.poll() is not None]:
-                cell, started, log = active.pop(process)
+                cell, started, log, slot = active.pop(process)
+                slots.append(slot)
                 ended += 1
                 failed += process.returncode != 0
                 state = "done" if process.returncode == 0 else f"FAILED (code {process.returncode}, see {log})"
                 left = (time.monotonic() - began) / ended * (len(waiting) - ended)
                 print(
-                    f"[{ended}/{len(waiting)}] {label(cell)}: {state}, {time.monotonic() - started:.0f} s; "
+                    f"[{num_before + ended}/{len(cells)}] {label(cell)}: {state}, {time.monotonic() - started:.0f} s; "
                     f"{left / 60:.0f} min left",
                     flush=True,
                 )
@@ -193,8 +172,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--wandb", default=None)
     parser.add_argument("--data_dir", default=default_data_dir())
-    parser.add_argument("--norm", default=None, help="norms instead of the grid's, with commas between")
+    parser.add_argument(
+        "--norm", default=None, help="norms instead of the grid's, with commas between; your own alone: beside them"
+    )
     parser.add_argument("--seed", default=None, help="seeds instead of the grid's, with commas between")
+    parser.add_argument("--shard", default=None, help="i/n: every n-th cell from the i-th on, i from 0")
     parser.add_argument("--args", default="")
     options: Any = parser.parse_args(arguments)
     try:
@@ -208,6 +190,9 @@ def main(arguments: list[str] | None = None) -> int:
         cells = override(read_grid(path), norm=options.norm, seed=options.seed)
         for cell in cells:
             run_arguments(cell, load_tasks(ROOT))
+        for own in (name for name in (options.norm or "").split(",") if ":" in name):
+            resolve_norm(own)
+        cells = take_share(cells, options.shard)
     except ValueError as error:
         exit_with_usage_error(error)
     return run_grid(

@@ -168,8 +168,10 @@ def load_norm(name: str) -> Callable[..., Any]:
         raise ValueError(f"norm must have the form 'package.module:Class'; got {name!r}.")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(f"norm must name a module that can be imported; got {name!r} ({error}).") from error
+    except Exception as error:  # a norm from outside may raise anything
+        kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+        reason = " ".join(f"{kind}{error}".split())
+        raise ValueError(f"norm must name a module that can be imported; got {name!r} ({reason}).") from error
     try:
         layer: Any = module
         for part in attribute.split("."):

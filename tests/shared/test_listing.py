@@ -1,0 +1,117 @@
+"""`make runs` and `make clean-runs`: states, the way on, and deleting only what was asked for."""
+
+import io
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from shared.listing import find_runs, main
+from shared.runs import create_run, hold_run
+
+
+def make_run(runs: Path, *, seed: int, norm: str = "bgn", record: dict | str | None = None, checkpoint: bool = False):
+    run = create_run(
+        runs=runs, run_dir=None, task="fewshot", norm=norm, config="smoke", batch_size=16, seed=seed, command="make x"
+    )
+    if checkpoint:
+        (run.checkpoints / "last.ckpt").write_bytes(b"weights")
+    if record is not None:
+        run.record_file.write_text(record if isinstance(record, str) else json.dumps(record))
+    return run
+
+
+def record_of(status: str) -> dict:
+    metrics = {"test/top1": {"value": 61.234, "unit": "%"}} if status == "done" else {}
+    return {"status": status, "norm": "mynorms:ScaleNorm", "headline": "test/top1", "metrics": metrics}
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    folder = tmp_path / "runs"
+    for seed, status in enumerate(("done", "diverged", "degenerate")):
+        make_run(folder, seed=seed, record=record_of(status), checkpoint=True)
+    make_run(folder, seed=3, checkpoint=True)
+    make_run(folder, seed=4)
+    make_run(folder, seed=5, record='{"status": "do')
+    (folder / "report").mkdir()
+    (folder / "fewshot" / "no-run").mkdir()
+    (folder / "fewshot" / "no-run" / "run.json").write_text("{}")
+    return folder
+
+
+def states(runs: Path) -> list[str]:
+    return [each.state for each in sorted(find_runs(runs), key=lambda each: each.run.name.split("-s")[1])]
+
+
+def test_states(runs, capsys):
+    assert states(runs) == ["done", "diverged", "degenerate", "stopped", "begun", "damaged"]
+    assert main([f"--runs={runs}"]) == 0
+    out = capsys.readouterr().out
+    assert "test/top1 61.23 %" in out
+    assert "6 runs, 2 not finished." in out
+    (stopped,) = [each.run.path for each in find_runs(runs) if each.state == "stopped"]
+    assert f"make resume={stopped}" in out
+    assert out.count("make resume=") == 1
+
+
+def test_a_run_in_training_is_told_and_never_deleted(runs):
+    (stopped,) = [each.run for each in find_runs(runs) if each.state == "stopped"]
+    with hold_run(stopped):
+        assert states(runs).count("running") == 1
+        assert main([f"--runs={runs}", "--clean", "--state=all", "--yes=1"]) == 0
+        assert stopped.path.is_dir()
+        assert states(runs) == ["running"]
+    assert (runs / "fewshot" / "no-run").is_dir(), "what is no run is nobody's to delete"
+
+
+@pytest.mark.parametrize(
+    ("state", "left"),
+    [
+        ("unfinished", ["done", "diverged", "degenerate", "damaged"]),
+        ("lost", ["done", "stopped", "begun", "damaged"]),
+        ("all", []),
+    ],
+)
+def test_only_the_state_that_was_named_is_deleted(runs, state, left):
+    assert main([f"--runs={runs}", "--clean", f"--state={state}", "--yes=1"]) == 0
+    assert states(runs) == left
+
+
+@pytest.mark.parametrize(("answer", "code", "num_left"), [("y\n", 0, 4), ("\n", 1, 6), ("n\n", 1, 6)])
+def test_it_asks_first(runs, answer, code, num_left, monkeypatch, capsys):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal(answer))
+    assert main([f"--runs={runs}", "--clean"]) == code
+    assert len(states(runs)) == num_left
+    assert "Delete 2 runs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--clean"], "clean-runs must be answered at a terminal or called with yes=1"),
+        (["--clean", "--state=none"], "state must be one of unfinished, lost, all; got 'none'."),
+        (["--clean", "--yes=y"], "yes must be one of 0, 1; got 'y'."),
+        (["--task=vision"], "task must be one of"),
+    ],
+)
+def test_mistakes(runs, flags, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([f"--runs={runs}", *flags])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert "\n" not in error
+    assert len(states(runs)) == 6
+
+
+def test_an_empty_folder_says_how_to_begin(tmp_path, capsys):
+    assert main([f"--runs={tmp_path}"]) == 0
+    assert "make task=classification norm=bgn" in capsys.readouterr().out
+    assert main([f"--runs={tmp_path}", "--clean"]) == 0
+    assert os.listdir(tmp_path) == []
