@@ -186,7 +186,7 @@ def test_a_profile_never_takes_the_files_of_a_table(make_record, make_profile):
     names = ("test/top1", "1", "a/b", "a_b")
     section = section_of([make_record(profiles={name: make_profile([[0, 1.0], [1, 2.0]]) for name in names})])
     tables = [name.removeprefix(section.slug) for name in section_files(section)]
-    assert len(set(tables)) == len(tables) == 10
+    assert len(set(tables)) == len(tables) == 11
     assert "| BN | 60.00 (1)" in section_files(section)[f"{section.slug}-test_top1.md"]
     figures = [name.removeprefix(section.slug) for name in figure_files([section])]
     assert figures == ["-1.svg", "-test_top1_profile.svg", "-1_profile.svg", "-a_b.svg", "-a_b_profile.svg"]

@@ -307,11 +307,12 @@ def test_csv_of_the_runs_has_each_metric(make_record):
     assert lines[0]["command"] == good["command"]
 
 
-def test_each_table_has_two_files(make_record):
+def test_each_table_has_three_files(make_record):
     records = [make_record("bgn", num_groups=groups, suffix=f"g{groups}") for groups in (1, 2)]
     (section,) = sections_of(records)
     names = [name.removeprefix(section.slug) for name in section_files(section)]
-    assert names == ["-test_top1.md", "-test_top1.csv", "-test_top1-groups.md", "-test_top1-groups.csv"]
+    kinds = ("md", "csv", "tex")
+    assert names == [f"-test_top1{table}.{kind}" for table in ("", "-groups") for kind in kinds]
 
 
 @pytest.mark.parametrize(

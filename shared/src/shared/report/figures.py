@@ -52,8 +52,17 @@ def norm_style(norm: str, norms: Sequence[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def _drawing(title: str, *, x: str, y: str) -> Iterator[tuple[Any, Callable[[], Figure]]]:
-    """Open axes and hand out the function that finishes the figure."""
+def drawing(
+    title: str, *, x: str, y: str, size: tuple[float, float] = _SIZE
+) -> Iterator[tuple[Any, Callable[[], Figure]]]:
+    """Open axes and hand out the function that finishes the figure.
+
+    Args:
+        title: What it shows.
+        x: Label of the horizontal axis.
+        y: Label of the vertical axis.
+        size: Width and height in inches.
+    """
     import matplotlib
     from matplotlib.figure import Figure as Canvas
 
@@ -65,7 +74,7 @@ def _drawing(title: str, *, x: str, y: str) -> Iterator[tuple[Any, Callable[[], 
         "legend.frameon": False, "legend.fontsize": 8, "axes.titlesize": 9.5, "text.parse_math": False,
     }  # fmt: skip
     with matplotlib.rc_context(settings):
-        canvas = Canvas(figsize=_SIZE, layout="constrained")
+        canvas = Canvas(figsize=size, layout="constrained")
         axes = canvas.add_subplot()
         axes.set(title=textwrap.fill(title, MAX_TITLE_LETTERS), xlabel=x, ylabel=y)
 
@@ -125,7 +134,7 @@ def opaque_svg(figure: Figure) -> str:
 def batch_size_figure(grid: Grid) -> Figure:
     """Draw the mean of each norm over the batch size, with bars of one standard deviation over seeds."""
     columns = [column for column in grid.columns if isinstance(column, int)]
-    with _drawing("This suite", x="batch size per worker", y=_label(grid)) as (axes, finish):
+    with drawing("This suite", x="batch size per worker", y=_label(grid)) as (axes, finish):
         norms = [row.norm for row in grid.rows]
         for row in grid.rows:
             points = [(column, grid.cells[row, column].summary) for column in columns if (row, column) in grid.cells]
@@ -140,13 +149,31 @@ def batch_size_figure(grid: Grid) -> Figure:
                     elinewidth=0.8,
                     **norm_style(row.norm, norms),
                 )
-        _batch_size_axis(axes, columns)
+        _power_axis(axes, columns)
+        return finish()
+
+
+def group_number_figure(grid: Grid) -> Figure:
+    """Draw the mean of each norm over the number of groups, with bars of one standard deviation over seeds."""
+    columns = [column for column in grid.columns if isinstance(column, int)]
+    with drawing("Over the number of groups", x="number of groups G", y=_label(grid)) as (axes, finish):
+        for place, row in enumerate(grid.rows):
+            points = [(column, grid.cells[row, column].summary) for column in columns if (row, column) in grid.cells]
+            known = [(column, summary) for column, summary in points if summary]
+            axes.errorbar(
+                [column for column, _ in known],
+                [summary.mean for _, summary in known],
+                yerr=[summary.deviation or 0.0 for _, summary in known],
+                label=row.label, capsize=2, elinewidth=0.8,
+                color=PALETTE[place % len(PALETTE)], marker=MARKERS[place % len(MARKERS)],
+            )  # fmt: skip
+        _power_axis(axes, columns)
         return finish()
 
 
 def paper_batch_size_figure(table: PaperTable, labels: Mapping[str, str]) -> Figure:
     """Draw the paper's Figure 1 (bottom) from its Table 2."""
-    with _drawing("The paper: ImageNet, ResNet-50", x="batch size per worker", y="top-1 in %") as opened:
+    with drawing("The paper: ImageNet, ResNet-50", x="batch size per worker", y="top-1 in %") as opened:
         axes, finish = opened
         by_norm: dict[str, list[tuple[int, float]]] = defaultdict(list)
         for entry in table.entries:
@@ -154,11 +181,11 @@ def paper_batch_size_figure(table: PaperTable, labels: Mapping[str, str]) -> Fig
                 by_norm[entry.norm].append((int(entry.setting["batch_size"]), entry.value))
         for norm, points in by_norm.items():
             axes.plot(*zip(*points, strict=True), label=labels.get(norm, norm), **norm_style(norm, []))
-        _batch_size_axis(axes, sorted({size for points in by_norm.values() for size, _ in points}))
+        _power_axis(axes, sorted({size for points in by_norm.values() for size, _ in points}))
         return finish()
 
 
-def _batch_size_axis(axes: Any, sizes: Sequence[int]) -> None:
+def _power_axis(axes: Any, sizes: Sequence[int]) -> None:
     from matplotlib.ticker import NullLocator
 
     axes.set_xscale("log", base=2)
@@ -170,7 +197,7 @@ def seeds_figure(grid: Grid, column: int | str | None) -> Figure:
     """Draw one dot per seed for each norm of one column, and the comparable numbers of the paper as diamonds."""
     rows = [row for row in grid.rows if (row, column) in grid.cells]
     place = "" if grid.column_name == "batch size" else f", {column} over {grid.column_name}s"
-    with _drawing(f"One dot per seed{place}", x=_label(grid), y="") as (axes, finish):
+    with drawing(f"One dot per seed{place}", x=_label(grid), y="") as (axes, finish):
         norms = [row.norm for row in grid.rows]
         labelled = False
         for height, row in enumerate(reversed(rows)):
@@ -215,7 +242,7 @@ def curve_figure(records: Mapping[str, Record], name: str, grid: Grid, column: i
     if not by_row:
         return None
     place = "" if column is None else f", {grid.column_name} {column}"
-    with _drawing(f"{metric_name(name)}{place}", x="epoch", y="") as (axes, finish):
+    with drawing(f"{metric_name(name)}{place}", x="epoch", y="") as (axes, finish):
         for row, values in by_row.items():
             _draw_curve(axes, values, row, [other.norm for other in grid.rows])
         return finish()
@@ -238,7 +265,7 @@ def profile_figure(table: ProfileTable) -> Figure:
     """Draw a profile of each norm: mean over seeds, band of one standard deviation."""
     from matplotlib.ticker import MaxNLocator
 
-    with _drawing(table.heading, x=table.x, y=table.unit) as (axes, finish):
+    with drawing(table.heading, x=table.x, y=table.unit) as (axes, finish):
         for row, values in table.by_seed.items():
             by_x = dict(zip(table.xs, zip(*values.values(), strict=True), strict=True))
             _draw_curve(axes, by_x, row, [other.norm for other in table.rows])

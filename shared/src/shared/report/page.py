@@ -12,6 +12,7 @@ from shared.report.figures import (
     Figure,
     batch_size_figure,
     curve_figure,
+    group_number_figure,
     inline_svg,
     paper_batch_size_figure,
     profile_figure,
@@ -22,7 +23,9 @@ from shared.report.pair_texts import pairs_html
 from shared.report.paper import load_paper_tables
 from shared.report.profile_tables import profile_tables
 from shared.report.profile_texts import profile_html, profile_stems
+from shared.report.rank_texts import ranks_html
 from shared.report.ranking import Column, Leader, leader
+from shared.report.ranks import rank_summaries
 from shared.report.reading import LeftOut
 from shared.report.records import Record
 from shared.report.sections import MEAN, Section
@@ -64,6 +67,7 @@ def draw_section(section: Section) -> DrawnSection:
         main = (batch_size_figure(grid), *extra)
     else:
         main = tuple(seeds_figure(part, part.columns[-1]) for part in grid.parts)
+    main += tuple(group_number_figure(sweep) for sweep in section.sweeps)
     records = {record.run: record for record in section.records}
     curves = (
         curve_figure(records, name, grid.parts[0], column)
@@ -119,6 +123,7 @@ def render_page(sections: Sequence[Section], left_out: Sequence[LeftOut], *, pub
             _introduction(num_runs, sum(own), len(sections), left_out),
             _overview(sections),
             _how_to_read(sections),
+            ranks_html(rank_summaries(sections)),
         ]
         spent = 0
         for number, section in enumerate(sections, start=1):
@@ -152,7 +157,10 @@ def _introduction(num_runs: int, num_own: int, num_sections: int, left_out: Sequ
 
 def _overview(sections: Sequence[Section]) -> str:
     items = []
+    hosts = {section.experiments[0].first.task for section in sections if section.methods}
     for number, section in enumerate(sections, start=1):
+        if section.is_control and section.experiments[0].first.task in hosts:
+            continue  # it is in a table beside the method that it is a control of
         link = element("a", escape(section.heading), href=f"#e{number}")
         items.append(element("li", f"{element('strong', link)}<br>{escape(answers(section)[0])}"))
     return element("ul", "\n".join(items), class_="answers")
@@ -221,6 +229,8 @@ def _section(anchor: str, section: Section, figures: str, *, alone: bool) -> str
         parts += [_grid(grid, layer_notes(section.headline_records) if grid is section.grids[0] else ())]
         parts += [pairs_html(section, grid)]
     parts += [_grid(grid) for grid in section.sweeps]
+    if section.methods:
+        parts += [element("h3", "Methods side by side"), _grid(section.methods)]
     if readings := readings_by_norm(section.records):
         parts.append(paragraph(f"Readings of the paper in force: {'; '.join(readings)}.", class_="note"))
     parts += [figures, profile_html(section)]

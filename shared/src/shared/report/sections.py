@@ -6,8 +6,8 @@ and Table 7 has one column for each and their mean.
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from shared.report.aggregate import (
@@ -23,10 +23,11 @@ from shared.report.aggregate import (
 )
 from shared.report.experiments import Experiment
 from shared.report.joint import distinguishing_key, join_metrics, outer_setting, printed_order
+from shared.report.methods import is_baseline, method_grids, method_of, without_paper
 from shared.report.paper import load_paper_tables, paper_entry
 from shared.report.records import PaperReference, Record
 from shared.report.statistics import summarise
-from shared.report.wording import PRETTY, metric_name, pretty, setting_words
+from shared.report.wording import METHODS, PRETTY, metric_name, pretty, setting_words
 
 MEAN = "mean"
 
@@ -40,12 +41,14 @@ class Section:
         experiments: One, or one per column.
         grids: Main tables, the headline metric first.
         sweeps: Tables over the number of groups.
+        methods: Table of the norms by the task's methods, this one's and its controls. None: there are no others.
     """
 
     slug: str
     experiments: tuple[Experiment, ...]
     grids: tuple[Grid, ...]
     sweeps: tuple[Grid, ...]
+    methods: Grid | None = None
 
     @property
     def records(self) -> tuple[Record, ...]:
@@ -60,9 +63,15 @@ class Section:
 
     @property
     def heading(self) -> str:
-        """Task and config."""
+        """Task and config; of a control its method, too."""
         first = self.experiments[0].first
-        return f"{pretty(first.task)}, config {first.config}"
+        control = f", {METHODS[str(method_of(first))]}" if self.is_control else ""
+        return f"{pretty(first.task)}, config {first.config}{control}"
+
+    @property
+    def is_control(self) -> bool:
+        """Whether this is what the task's method is compared with, such as training on the source alone."""
+        return is_baseline(self.experiments[0])
 
     @property
     def subject(self) -> str:
@@ -104,7 +113,23 @@ def make_sections(experiments: Sequence[Experiment]) -> list[Section]:
             sections.append(_section_of_columns(family, key))
         else:
             sections.extend(_section_of_one(experiment) for experiment in family)
-    return sections
+    tables = method_grids(experiments)
+    return [
+        _of_control(section)
+        if section.is_control
+        else replace(section, methods=_first(tables.get(each.slug) for each in section.experiments))
+        for section in sections
+    ]
+
+
+def _of_control(section: Section) -> Section:
+    """Take the paper's numbers, which are another method's, out of a control's tables."""
+    grids, sweeps = (tuple(map(without_paper, several)) for several in (section.grids, section.sweeps))
+    return replace(section, grids=grids, sweeps=sweeps)
+
+
+def _first(grids: Iterable[Grid | None]) -> Grid | None:
+    return next((grid for grid in grids if grid), None)
 
 
 def _family(experiment: Experiment) -> str:

@@ -17,6 +17,10 @@ PRETTY = {
     "nas": "Architecture search",
 }
 ADAPTATIONS = {"can": " by CAN", "norm-branch": ", discrepancy off", "source-only": ", source only"}
+METHODS = {
+    "can": "CAN", "norm_branch": "discrepancy off", "source_only": "source only", "random": "random search",
+    "darts": "DARTS", "manas": "MANAS", "manas_ls": "MANAS-LS",
+}  # fmt: skip
 ATTACKS = {"autoattack": "AutoAttack", "square": "Square", "none": "no attack"}
 COLUMN_NAMES = {"transfer": "transfer (a Amazon, d DSLR, w Webcam)"}
 MISSING = "X"

@@ -10,10 +10,13 @@ from shared.report.audit import layer_notes
 from shared.report.cautions import cautions
 from shared.report.experiments import split_into_experiments
 from shared.report.figures import opaque_svg
+from shared.report.latex import table_latex
 from shared.report.page import TITLE, draw_section, render_page
 from shared.report.pair_texts import pair_files, pairs_markdown
 from shared.report.profile_tables import profile_tables
 from shared.report.profile_texts import profile_caption, profile_files, profile_markdown
+from shared.report.rank_texts import HEADING, STEM, rank_figure, rank_files, ranks_markdown
+from shared.report.ranks import rank_summaries
 from shared.report.reading import RecordSet
 from shared.report.sections import Section, make_sections
 from shared.report.tables import caption, flat, runs_csv, table_csv, table_markdown
@@ -43,20 +46,25 @@ def write_report(found: RecordSet, out: Path) -> list[Section]:
 
 def table_files(sections: Sequence[Section]) -> dict[str, str]:
     """Name and content of every table file."""
-    return {name: text for section in sections for name, text in section_files(section).items()}
+    files = {name: text for section in sections for name, text in section_files(section).items()}
+    return files | rank_files(rank_summaries(sections))
 
 
 def section_files(section: Section) -> dict[str, str]:
-    """Name and content of a section's files: Markdown and CSV of each table, its paired differences, each profile."""
+    """Name and content of a section's files: tables as Markdown, CSV and LaTeX, paired differences, profiles."""
     files = {}
     notes = layer_notes(section.headline_records)
-    for kind, grids in (("", section.grids), ("-groups", section.sweeps)):
+    methods = (section.methods,) if section.methods else ()
+    for kind, grids in (("", section.grids), ("-groups", section.sweeps), ("-methods", methods)):
         for grid in grids:
             stem = f"{section.slug}-{file_part(grid.metric)}{kind}"
             title = f"# {section.heading}: {caption(grid)}"
             note = f"{section.subject}. Mean ± sd over seeds (number of seeds)."
             files[f"{stem}.md"] = f"{title}\n\n{note}\n\n{table_markdown(grid, notes=() if kind else notes)}"
             files[f"{stem}.csv"] = table_csv(grid)
+            files[f"{stem}.tex"] = table_latex(
+                grid, title=f"{section.heading}, {section.subject}", notes=() if kind else notes
+            )
             if not kind:
                 files |= pair_files(section, grid, stem)
     return files | profile_files(section)
@@ -69,6 +77,8 @@ def figure_files(sections: Sequence[Section]) -> dict[str, str]:
         drawn = draw_section(section)
         main = {f"{section.slug}-{number}": figure for number, figure in enumerate(drawn.main, start=1)}
         files |= {f"{stem}.svg": opaque_svg(figure) for stem, figure in (main | dict(drawn.profiles)).items()}
+    for summary in rank_summaries(sections):
+        files[f"{STEM}-{len(summary.tasks)}-tasks.svg"] = opaque_svg(rank_figure(summary))
     return files
 
 
@@ -77,6 +87,8 @@ def results_markdown(sections: Sequence[Section], found: RecordSet) -> str:
     lines = [f"# {TITLE}", ""]
     if not sections:
         lines += ["There are no finished runs yet. Make one: `make task=classification norm=bgn`.", ""]
+    if summaries := rank_summaries(sections):
+        lines += [f"## {HEADING}", "", ranks_markdown(summaries)]
     for section in sections:
         lines += [f"## {section.heading}", "", answers(section)[0], ""]
         if warnings := cautions(section.records):
@@ -87,6 +99,8 @@ def results_markdown(sections: Sequence[Section], found: RecordSet) -> str:
             lines += [table_markdown(grid, notes=() if number else notes)]
             if number < len(section.grids) and (pairs := pairs_markdown(section, grid)):
                 lines += [pairs]
+        if section.methods:
+            lines += [f"Methods side by side: {caption(section.methods)}", "", table_markdown(section.methods)]
         for table in profile_tables(section):
             lines += [f"Mean ± sd over seeds (number of seeds): {flat(profile_caption(table))}", ""]
             lines += [profile_markdown(table)]

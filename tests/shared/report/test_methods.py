@@ -1,0 +1,99 @@
+"""Methods of a task side by side, controls without the paper's numbers, and tables as LaTeX."""
+
+import json
+import re
+
+import pytest
+
+from shared.report.experiments import split_into_experiments
+from shared.report.latex import escape, table_latex
+from shared.report.page import render_page
+from shared.report.records import parse_record
+from shared.report.sections import make_sections
+from shared.report.writing import section_files
+
+GAINS = {"source_only": 0.0, "norm_branch": 15.0, "can": 30.0}
+
+
+@pytest.fixture
+def records(make_record):
+    def make(transfer, method, norm, seed):
+        axes = {"method": method, "transfer": transfer}
+        paper = {"table": 7, "setting": {"transfer": transfer}, "metric": "accuracy", "record_metric": "test/accuracy",
+                 "comparable": False, "why": "32 px"}  # fmt: skip
+        value = 30.0 + GAINS[method] - (5.0 if norm == "bgn" else 0.0) + seed
+        return make_record(
+            norm, value, seed=seed, metric="test/accuracy", axes=axes, paper=[paper], task="uda", config="office31",
+            suffix=f"{transfer}{method}", protocol={"method": method},
+            dataset={"name": "office31", "checksum": transfer, "resolution": 32},
+        )  # fmt: skip
+
+    return [parse_record(json.dumps(make(t, m, n, s))) for t in ("dw", "aw") for m in GAINS for n in ("bn", "bgn")
+            for s in range(2)]  # fmt: skip
+
+
+def of_transfer(records, transfer):
+    return [record for record in records if record.axes["transfer"] == transfer]
+
+
+def test_the_methods_stand_side_by_side_in_the_first_one_s_section(records):
+    sections = make_sections(split_into_experiments(of_transfer(records, "dw")))
+    (host,) = [section for section in sections if section.methods]
+    assert not host.is_control
+    grid = host.methods
+    assert grid.columns == ("source only", "discrepancy off", "CAN")
+    means = {row.label: [grid.cells[row, column].summary.mean for column in grid.columns] for row in grid.rows}
+    assert means == {"BN": [30.5, 45.5, 60.5], "BGN": [25.5, 40.5, 55.5]}
+
+
+def test_several_transfers_are_named(records):
+    sections = make_sections(split_into_experiments(records))
+    (host,) = [section for section in sections if section.methods]
+    assert host.methods.columns == tuple(
+        f"{transfer} {method}" for transfer in ("aw", "dw") for method in ("source only", "discrepancy off", "CAN")
+    )
+    assert host.grids[0].columns == ("aw", "dw", "mean")
+
+
+def test_the_paper_s_number_stands_beside_its_own_method_only(records):
+    for section in make_sections(split_into_experiments(records)):
+        assert any(cell.paper for cell in section.grids[0].cells.values()) is not section.is_control
+        if section.is_control:
+            assert section.heading.endswith((", source only", ", discrepancy off"))
+            assert all("paper" not in text for name, text in section_files(section).items() if name.endswith(".md"))
+        else:
+            cells = section.methods.cells
+            assert {column for (_, column), cell in cells.items() if cell.paper} == {"aw CAN", "dw CAN"}
+
+
+def test_the_overview_leaves_out_controls_that_are_in_a_table(records):
+    page = render_page(make_sections(split_into_experiments(records)), [])
+    overview = page[page.index('class="answers"') : page.index("How to read this page")]
+    assert overview.count("<li>") == 1
+    assert page.count("<h2") >= 3
+    alone = [record for record in records if record.axes["method"] == "source_only"]
+    page = render_page(make_sections(split_into_experiments(alone)), [])
+    assert "source only" in page[page.index('class="answers"') : page.index("How to read this page")]
+
+
+def test_one_method_has_no_such_table(records):
+    sections = make_sections(split_into_experiments([r for r in records if r.axes["method"] == "can"]))
+    assert not any(section.methods for section in sections)
+
+
+def test_latex_is_balanced_and_holds_the_numbers(records):
+    (host,) = [each for each in make_sections(split_into_experiments(of_transfer(records, "dw"))) if each.methods]
+    text = table_latex(host.methods, title="100 % of a_b & c")
+    assert r"100 \% of a\_b \& c" in text
+    assert r"BN & \textbf{30.50 $\pm$ 0.71 (2)} & " in text or r"BN & \textit{30.50 $\pm$ 0.71 (2)} & " in text
+    assert r"{\footnotesize [paper 98.4]}" in text
+    bare = re.sub(r"\\[{}%&$#_]", "", text)
+    assert bare.count("{") == bare.count("}")
+    rows = [line for line in text.splitlines() if line.endswith(r" \\")]
+    assert {line.count(" & ") for line in rows} == {3}
+    assert text.count(r"\begin") == text.count(r"\end")
+
+
+def test_latex_escapes_every_special_letter():
+    assert escape("a\\b^c~d{e}") == r"a\textbackslash{}b\textasciicircum{}c\textasciitilde{}d\{e\}"
+    assert escape("x ± y − z") == r"x $\pm$ y $-$ z"
