@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor
@@ -16,7 +17,7 @@ def check_independence(embed: Callable[[Tensor], Tensor], images: Tensor) -> Non
     """Refuse a norm whose eval output for an image depends on the others of the batch.
 
     Such a network would see all test images together (transductive), and its numbers would depend on how they are
-    batched.
+    batched. Embeddings with NaN or infinity pass: they tell of divergence, whatever the norm.
 
     Args:
         embed: Gives the embeddings, (N, d), of images; the network in eval mode.
@@ -27,7 +28,7 @@ def check_independence(embed: Callable[[Tensor], Tensor], images: Tensor) -> Non
     """
     alone, together = embed(images[:1]), embed(images)[:1]
     distance = float((alone - together).norm() / together.norm().clamp(min=1e-12))
-    if not distance <= INDEPENDENCE_TOLERANCE:
+    if distance > INDEPENDENCE_TOLERANCE and math.isfinite(distance):
         raise UserError(
             "norm must give an image the same embedding whatever else is in the batch in eval mode; "
             f"got a relative distance of {distance:.2g} between an image alone and in a batch of {len(images)}. "
