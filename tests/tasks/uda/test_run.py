@@ -208,13 +208,26 @@ def test_all_methods_see_the_same_batches(tmp_path):
 
 @pytest.mark.slow
 def test_a_loop_without_a_class_trains_on_the_source_and_says_so(tmp_path, capsys):
-    assert run(tmp_path, "--model.threshold=1e-9") == 0
-    line = "no class has 1 target images near its centre; this loop trains on the source only."
+    assert run(tmp_path, "--model.min_images=33") == 0  # of 32 target images
+    line = "no class has 33 target images near its centre; this loop trains on the source only."
     assert line in capsys.readouterr().out
     record = read_record(only_run(tmp_path))
     assert record["warnings"] == ["no class passed the filter in 2 of 2 loops, which trained on the source only"]
     assert record["curves"]["train/cdd"] == []
     assert len(record["curves"]["train/cross_entropy"]) == 3
+
+
+@pytest.mark.slow
+def test_a_loop_without_a_class_has_no_discrepancy_of_the_loop_before(tmp_path):
+    class Emptied(UdaModule):
+        def _cluster(self, *, previous, epoch):
+            self.min_images = 1 if previous is None else 33
+            super()._cluster(previous=previous, epoch=epoch)
+
+    assert run(tmp_path, module=Emptied) == 0
+    curves = read_record(only_run(tmp_path))["curves"]
+    assert [epoch for epoch, _ in curves["can/shift"]] == [2, 3]
+    assert [epoch for epoch, _ in curves["train/cdd"]] == [2]
 
 
 @pytest.mark.slow
@@ -232,8 +245,34 @@ def test_other_readings_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_features_that_are_not_finite_are_divergence(tmp_path):
-    assert run(tmp_path, "--model.warmup_learning_rate=1e30", "--model.norm=none") == 0
+def test_recalibration_sees_batches_of_mixed_classes(tmp_path):
+    """Target images lie class by class: batches in that order would have the statistics of one class each."""
+    seen: list[torch.Tensor] = []
+
+    class Watched(UdaModule):
+        def _begin_adaptation(self):
+            stem = self.network.backbone.conv1.register_forward_pre_hook(lambda _, images: seen.append(images[0]))
+            super()._begin_adaptation()
+            stem.remove()
+            whole = torch.cat(list(self.data.views(self.data.target, epoch=0, kind="eval")))
+            places = {image.numpy().tobytes(): place for place, image in enumerate(whole)}
+            drawn = [[places[image.numpy().tobytes()] for image in batch] for batch in seen[:5]]
+            assert sorted(place for part in drawn for place in part) == list(range(32))
+            assert [len(part) for part in drawn] == [7, 7, 6, 6, 6]
+            labels = self.data.target.labels
+            assert all(len(set(labels[part].tolist())) > 1 for part in drawn)
+
+    flags = ("--model.warmup_epochs=0", "--model.recalibrate=true", "--data.eval_batch_size=7")
+    assert run(tmp_path, *flags, module=Watched) == 0
+    assert seen
+
+
+@pytest.mark.slow
+def test_features_that_are_not_finite_are_divergence(tmp_path, capsys):
+    """The warm-up's only step has a finite loss, and weights with which no feature is a number."""
+    flags = ("--model.warmup_learning_rate=1e30", "--model.norm=none", "--data.batch_size=36")
+    assert run(tmp_path, *flags) == 0
+    assert "diverged: features are not finite before loop 1" in capsys.readouterr().out
     record = read_record(only_run(tmp_path))
     assert record["status"] == "diverged"
     assert record["metrics"] == {}
@@ -245,6 +284,9 @@ def test_features_that_are_not_finite_are_divergence(tmp_path):
         (["--data.source=amazn"], "source must be one of amazon, dslr, webcam; got 'amazn'. Did you mean 'amazon'?"),
         (["--data.target=dslr"], "source and target must be different domains; got dslr for both."),
         (["--model.weights=nowhere.pth"], "weights must be a file with the state dict of a torchvision network; got"),
+        (["--data.image_size=0", "--data.crop_size=16"], "image_size must be at least 1; got 0."),
+        (["--data.crop_size=0"], "crop_size must be at least 1; got 0."),
+        (["--trainer.check_val_every_n_epoch=2"], "trainer.check_val_every_n_epoch must be 1"),
         (["--trainer.max_epochs=1"], "trainer.max_epochs must be above the 1 of model.warmup_epochs"),
         (["--model.threshold=1.5"], "threshold must be in (0, 1], a distance; got 1.5."),
         (["--model.min_images=0"], "min_images must be at least 1; got 0."),
@@ -268,6 +310,26 @@ def test_a_mistake_is_one_line(tmp_path, capsys, flags, message):
     assert message in error
     assert "\n" not in error
     assert not list(tmp_path.iterdir())
+
+
+BATCH_NORM = """
+import torch
+class Transductive(torch.nn.BatchNorm2d):
+    def __init__(self, num_channels):
+        super().__init__(num_channels, track_running_stats=False)
+"""
+
+
+def test_a_norm_that_sees_the_other_target_images_is_refused_before_the_warm_up(tmp_path, monkeypatch, capsys):
+    (tmp_path / "transductive.py").write_text(BATCH_NORM)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        run(tmp_path / "runs", "--model.norm=transductive:Transductive")
+    assert stop.value.code == 2
+    output = capsys.readouterr()
+    assert "norm must give an image the same embedding" in output.err
+    assert "epoch 1" not in output.out
+    assert not list((tmp_path / "runs").glob("uda/*"))
 
 
 @pytest.mark.real_data

@@ -14,6 +14,7 @@ from shared.data.augment import centre_crop, normalise, random_crop_flip
 from shared.data.embedded import embedded_images
 from shared.data.folder import IMAGENET_MEAN, IMAGENET_STD
 from shared.data.loaders import ArrayLoader, Batch, ResumableLoader
+from shared.data.random import epoch_permutation
 from shared.data.sets import ImageSet
 from shared.data.small import EMBEDDED_MEAN, EMBEDDED_STD
 from shared.errors import UserError, choose
@@ -75,8 +76,10 @@ class UdaData(TaskData):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.image_size = image_size or (36 if dataset == "embedded" else protocol.IMAGE_SIZE)
-        self.crop_size = crop_size or self.image_size * protocol.CROP_SIZE // protocol.IMAGE_SIZE
+        usual_size = 36 if dataset == "embedded" else protocol.IMAGE_SIZE
+        self.image_size = usual_size if image_size is None else image_size
+        usual_crop = self.image_size * protocol.CROP_SIZE // protocol.IMAGE_SIZE
+        self.crop_size = usual_crop if crop_size is None else crop_size
         numbers = {
             "batch_size": batch_size, "eval_batch_size": eval_batch_size, "classes_per_step": classes_per_step,
             "images_per_class": images_per_class, "image_size": self.image_size, "crop_size": self.crop_size,
@@ -235,6 +238,21 @@ class UdaData(TaskData):
                 else centre_crop(batch.images, self.crop_size)
             )
             yield self.normalised(pixels, dtype=dtype)
+
+    def mixed_views(self, images: ImageSet) -> Iterator[Tensor]:
+        """Yield normalised central windows of all images of a domain, shuffled, in batches of nearly one size.
+
+        In their own order images lie class by class, so that statistics of a batch would be those of a class.
+
+        Args:
+            images: The source or the target.
+        """
+        assert self.trainer is not None
+        dtype: torch.dtype = self.trainer.lightning_module.dtype  # type: ignore[assignment]
+        order = epoch_permutation(len(images), seed=self.seed, epoch=0)
+        for part in order.tensor_split(-(-len(images) // self.eval_batch_size)):
+            pixels = images.images[part.to(images.images.device)].to(self.trainer.strategy.root_device)
+            yield self.normalised(centre_crop(pixels, self.crop_size), dtype=dtype)
 
     def normalised(self, images: Tensor, *, dtype: torch.dtype) -> Tensor:
         """Return pixels as the network takes them.

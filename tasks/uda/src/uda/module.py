@@ -22,7 +22,7 @@ from uda import protocol
 from uda.cdd import NORMALISERS, cdd
 from uda.data import UdaData
 from uda.domain_norm import start_target_from_source
-from uda.features import domain_features, recalibrate_target
+from uda.features import domain_features, evaluation, recalibrate_target
 from uda.filtering import Kept
 from uda.loaders import LoopImages, LoopLoader
 from uda.loops import LoopState, mean_entropy, neighbourhood_density, start_loop
@@ -185,6 +185,11 @@ class UdaModule(TaskModule):
                 f"trainer.max_epochs must be above the {self.warmup_epochs} of model.warmup_epochs, which they count; "
                 f"got {trainer.max_epochs}."
             )
+        if trainer.check_val_every_n_epoch != 1:
+            raise UserError(
+                "trainer.check_val_every_n_epoch must be 1: the target's accuracy is told after each loop; got "
+                f"{trainer.check_val_every_n_epoch}."
+            )
         trainer.reload_dataloaders_every_n_epochs = 1
 
     def forward(self, images: Tensor) -> Tensor:
@@ -202,7 +207,10 @@ class UdaModule(TaskModule):
         return "source" if self.method == "source_only" or self.is_warming_up else "target"
 
     def on_fit_start(self) -> None:
-        """Cluster before the first loop, where no warm-up comes first."""
+        """Refuse a norm that mixes images in eval mode; cluster for the first loop, where no warm-up comes first."""
+        few = next(self.data.views(self.data.target, epoch=0, kind="eval"))[:4]
+        with self.trainer.precision_plugin.forward_context(), torch.no_grad(), evaluation(self.network):
+            check_independence(lambda images: self.network.answer(images, domain="target").features, few)
         if self.loop_state is None and self.warmup_epochs == 0:
             self._begin_adaptation()
 
@@ -214,18 +222,12 @@ class UdaModule(TaskModule):
     def _begin_adaptation(self) -> None:
         """Start the target's norms from the source's, and cluster for the first loop."""
         start_target_from_source(self.network)
-        data = self.data
         if self.recalibrate:
             with self.trainer.precision_plugin.forward_context():
-                recalibrate_target(self.network, data.views(data.target, epoch=0, kind="eval"))
-        with self.trainer.precision_plugin.forward_context(), torch.no_grad():
-            few = next(data.views(data.target, epoch=0, kind="eval"))[:4]
-            self.network.eval()
-            check_independence(lambda images: self.network.answer(images, domain="target").features, few)
-            self.network.train()
+                recalibrate_target(self.network, self.data.mixed_views(self.data.target))
         self._cluster(previous=None, epoch=self.trainer.current_epoch)
 
-    def _features(self, *, epoch: int, views: str) -> tuple[Tensor, Tensor]:
+    def _features(self, *, epoch: int, views: str, when: str) -> tuple[Tensor, Tensor]:
         """Return the features of all source and all target images, each through its norms."""
         of_target = "source" if self.method == "source_only" else "target"
         with self.trainer.precision_plugin.forward_context():
@@ -234,12 +236,13 @@ class UdaModule(TaskModule):
                 for images, domain in ((self.data.source, "source"), (self.data.target, of_target))
             )
         if not (source.isfinite().all() and target.isfinite().all()):
-            raise Diverged(f"features are not finite before loop {epoch + 1 - self.warmup_epochs}")
+            raise Diverged(f"features are not finite {when}")
         return source, target
 
     def _cluster(self, *, previous: LoopState | None, epoch: int) -> None:
         """Make the state of the next loop."""
-        source, target = self._features(epoch=epoch, views=self.cluster_views)
+        number = 1 if previous is None else previous.loop + 2
+        source, target = self._features(epoch=epoch, views=self.cluster_views, when=f"before loop {number}")
         assert self.threshold is not None
         self.loop_state = start_loop(
             previous=previous, source_features=source, source_labels=self.data.source.labels, target_features=target,
@@ -314,6 +317,8 @@ class UdaModule(TaskModule):
         for name, mean in self.train_measures.items():
             if float(mean.weight):  # type: ignore[arg-type]
                 self.log(f"train/{name}", mean.compute())  # type: ignore[operator]
+            else:  # Lightning would show that of the loop before again
+                self.trainer.callback_metrics.pop(f"train/{name}", None)
             mean.reset()  # type: ignore[operator]
         if self.loop_state is not None:
             self.log_dict({f"can/{name}": value for name, value in self.loop_state.measures.items()})
@@ -358,7 +363,7 @@ class UdaModule(TaskModule):
         right = (self.predictions == self.data.target.labels.cpu()).double().mean()
         self.log("test/accuracy", 100 * right.float())
         if self.run_dir is not None and self.pictures:
-            draw_results(self, self._features(epoch=0, views="eval"), folder=self.run_dir)
+            draw_results(self, self._features(epoch=0, views="eval", when="in the test"), folder=self.run_dir)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam or SGD, the classifier with ten times the learning rate."""
