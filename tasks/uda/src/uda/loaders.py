@@ -38,11 +38,19 @@ class LoopLoader(ResumableLoader):
         target: The target, of whose labels no use is made.
         plan: The loop's batches.
         epoch: Lightning's number of this loop.
-        device: Where the images are held.
+        device: Where the images are made.
+        has_pairs: Whether the pairs by class are made; without, the number of iterations is that with them.
     """
 
     def __init__(
-        self, source: ImageSet, target: ImageSet, *, plan: LoopPlan, epoch: int, device: torch.device
+        self,
+        source: ImageSet,
+        target: ImageSet,
+        *,
+        plan: LoopPlan,
+        epoch: int,
+        device: torch.device,
+        has_pairs: bool = True,
     ) -> None:
         super().__init__(
             BatchPlan(
@@ -52,7 +60,7 @@ class LoopLoader(ResumableLoader):
         )  # fmt: skip
         self.loop_plan = plan
         self._epoch = epoch
-        self.device = device
+        self.device, self.has_pairs = device, has_pairs
         self._source, self._target = source.images.to(device), target.images.to(device)
         self._source_labels = source.labels
 
@@ -70,6 +78,8 @@ class LoopLoader(ResumableLoader):
         per_iteration = 2 * num_source + num_target
         for number in range(start, len(self)):
             batch = self.loop_plan.batch(number)
+            if not self.has_pairs:
+                batch = batch.without_pairs()
             parts = (batch.source, batch.source_by_class, batch.target_by_class)
             images = torch.cat(
                 [self._source[torch.cat(parts[:2]).to(self.device)], self._target[parts[2].to(self.device)]]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from norm_layers.registry import resolve_norm
@@ -19,7 +18,7 @@ from shared.per_image import PerImage
 from shared.runs import Outcome, Scalar
 from shared.task import TaskData, TaskModule
 from uda import protocol
-from uda.cdd import NORMALISERS, cdd
+from uda.cdd import NORMALISERS
 from uda.data import UdaData
 from uda.domain_norm import start_target_from_source
 from uda.features import domain_features, evaluation, recalibrate_target
@@ -27,6 +26,7 @@ from uda.filtering import Kept
 from uda.loaders import LoopImages, LoopLoader
 from uda.loops import LoopState, mean_entropy, neighbourhood_density, start_loop
 from uda.network import DomainNetwork
+from uda.objective import step_loss
 from uda.outcome import uda_outcome
 from uda.pictures import draw_results
 from uda.sampling import LoopPlan
@@ -269,7 +269,10 @@ class UdaModule(TaskModule):
             num_selected=data.classes_per_step, source_images=data.images_per_class,
             target_images=data.images_per_class,
         )  # fmt: skip
-        return LoopLoader(data.source, data.target, plan=plan, epoch=epoch, device=self.device)
+        return LoopLoader(
+            data.source, data.target, plan=plan, epoch=epoch, device=self.device,
+            has_pairs=self.method != "source_only",
+        )  # fmt: skip
 
     def on_train_batch_start(self, batch: LoopImages, batch_idx: int) -> None:  # noqa: ARG002
         """Set the learning rates, and which stages are trained."""
@@ -286,24 +289,11 @@ class UdaModule(TaskModule):
 
     def training_step(self, batch: LoopImages, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Return cross-entropy on the source, and the weighted discrepancy of the pairs by class."""
-        num_source, of_source, _ = batch.sizes
-        first, by_class_source, by_class_target = batch.images.split(batch.sizes)
-        logits = self.network.answer(first, domain="source").logits
-        loss = cross_entropy = F.cross_entropy(logits, batch.labels[:num_source].to(logits.device))
-        measures = {"cross_entropy": cross_entropy.detach()}
-        if of_source and self.method != "source_only":
-            source = self.network.answer(by_class_source, domain="source")
-            target = self.network.answer(by_class_target, domain="target")
-            if self.method == "can":
-                terms = cdd(
-                    [source.features, source.logits.softmax(1)], [target.features, target.logits.softmax(1)],
-                    source_labels=batch.labels[num_source : num_source + of_source],
-                    target_labels=batch.labels[num_source + of_source :], num_classes=self.data.num_classes,
-                    normaliser=self.normaliser, intra_only=self.intra_only,
-                )  # fmt: skip
-                loss = cross_entropy + self.cdd_weight * terms.value
-                measures |= {"cdd": terms.value.detach(), "intra": terms.intra.detach(), "inter": terms.inter.detach()}
-        self.train_loss.update(loss.detach(), num_source)
+        loss, measures = step_loss(
+            self.network, batch, method=self.method, num_classes=self.data.num_classes, cdd_weight=self.cdd_weight,
+            normaliser=self.normaliser, intra_only=self.intra_only,
+        )  # fmt: skip
+        self.train_loss.update(loss.detach(), batch.sizes[0])
         for name, value in measures.items():
             self.train_measures[name].update(value)  # type: ignore[operator]
         self.log("train/loss_step", loss)

@@ -34,6 +34,10 @@ class LoopBatch(NamedTuple):
     target_by_class: Tensor
     target_labels: Tensor
 
+    def without_pairs(self) -> LoopBatch:
+        """Return the same images for the cross-entropy, and none for the discrepancy."""
+        return LoopBatch(self.source, *(part[:0] for part in self[1:]))
+
 
 def num_iterations(
     source_counts: Sequence[int],
