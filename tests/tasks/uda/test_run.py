@@ -11,6 +11,7 @@ from PIL import Image
 from shared.catalog import load_tasks
 from shared.cli import main
 from shared.report.records import parse_record
+from uda import protocol
 from uda.data import UdaData
 from uda.domain_norm import PerDomain
 from uda.module import UdaModule
@@ -119,6 +120,47 @@ def test_a_killed_run_goes_on_bit_for_bit(whole_run, tmp_path, at):
         run(tmp_path, *FLAGS, "--checkpoint_minutes=0", module=Killed)
     assert resume(only_run(tmp_path)) == 0
     assert_same_result(only_run(tmp_path), whole_run)
+
+
+@pytest.mark.slow
+def test_a_run_without_warm_up_goes_on_bit_for_bit(tmp_path):
+    class Killed(Stops):
+        at = (0, 1)
+
+    flags = ("--model.warmup_epochs=0", "--trainer.max_epochs=2", "--model.recalibrate=true", "--model.decay=inv")
+    assert run(tmp_path / "whole", *flags) == 0
+    with pytest.raises(RuntimeError, match="killed"):
+        run(tmp_path / "killed", *flags, "--checkpoint_minutes=0", module=Killed)
+    assert resume(only_run(tmp_path / "killed")) == 0
+    assert_same_result(only_run(tmp_path / "killed"), only_run(tmp_path / "whole"))
+    (warning,) = read_record(only_run(tmp_path / "whole"))["warnings"]
+    assert warning == "random weights and no warm-up: the first loop clusters the features of an untrained network"
+
+
+@pytest.mark.slow
+def test_a_run_that_ends_by_the_rule_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(protocol, "STOP_SHIFT", 2.0)
+    assert run(tmp_path, *FLAGS, "--model.stop_rule=shift") == 0
+    assert "loop 2 is not trained: by the rule shift the domains are at rest (shift " in capsys.readouterr().out
+    record = read_record(only_run(tmp_path))
+    assert record["metrics"]["can/loops"]["value"] == 1
+    assert any("ended by it after 1 of 3 loops" in reading for reading in record["readings"])
+
+
+@pytest.mark.slow
+def test_iterations_are_those_of_the_adaptation(tmp_path):
+    """Decay by iteration starts with the first loop, with an epoch's batches limited too."""
+    seen: list[tuple[int, float]] = []
+
+    class Watched(UdaModule):
+        def on_train_batch_start(self, batch, batch_idx):
+            super().on_train_batch_start(batch, batch_idx)
+            seen.append((self.current_epoch, self.trainer.optimizers[0].param_groups[0]["lr"]))
+
+    flags = ("--model.decay=iteration", "--model.decay_step=1", "--trainer.limit_train_batches=2")
+    assert run(tmp_path, *flags, "--model.learning_rate=0.001", module=Watched) == 0
+    assert [epoch for epoch, _ in seen] == [0, 0, 1, 1, 2, 2]
+    assert [rate for _, rate in seen[2:]] == pytest.approx([1e-3, 1e-4, 1e-5, 1e-6])
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from norm_layers.registry import resolve_norm
-from shared.callbacks import Diverged
+from shared.callbacks import Diverged, steps_per_epoch
 from shared.data.loaders import Batch
 from shared.errors import UserError, choose
 from shared.independence import check_independence
@@ -27,7 +27,7 @@ from uda.loaders import LoopImages, LoopLoader
 from uda.loops import LoopState, mean_entropy, neighbourhood_density, start_loop
 from uda.network import DomainNetwork
 from uda.objective import step_loss
-from uda.outcome import uda_outcome
+from uda.outcome import UNTRAINED, uda_outcome
 from uda.pictures import draw_results
 from uda.sampling import LoopPlan
 from uda.weights import CONVERSIONS, build_network
@@ -212,6 +212,8 @@ class UdaModule(TaskModule):
         with self.trainer.precision_plugin.forward_context(), torch.no_grad(), evaluation(self.network):
             check_independence(lambda images: self.network.answer(images, domain="target").features, few)
         if self.loop_state is None and self.warmup_epochs == 0:
+            if self.weights is None:
+                print(f"Note: {UNTRAINED}. Give weights=, or model.warmup_epochs.", flush=True)
             self._begin_adaptation()
 
     def on_train_start(self) -> None:
@@ -278,9 +280,9 @@ class UdaModule(TaskModule):
         """Set the learning rates, and which stages are trained."""
         base = self.warmup_learning_rate
         if self.loop_state is not None:
-            warmup_steps = self.warmup_epochs * (len(self.data.source) // self.batch_size)
+            warmup_steps = self.warmup_epochs * steps_per_epoch(self.trainer, len(self.data.source) // self.batch_size)
             base = self.learning_rate * protocol.learning_rate_factor(
-                loop=self.loop_state.loop, iteration=max(0, self.trainer.global_step - warmup_steps),
+                loop=self.loop_state.loop, iteration=self.trainer.global_step - warmup_steps,
                 decay=self.decay, rate=self.decay_rate, step=self.decay_step,
             )  # fmt: skip
         self.network.frozen_stage = 0 if self.loop_state is None else self.frozen_stages
@@ -325,6 +327,11 @@ class UdaModule(TaskModule):
         assert self.loop_state is not None
         if protocol.is_at_rest(self.loop_state.measures, rule=self.stop_rule):
             self.is_at_rest = self.trainer.should_stop = True
+            print(
+                f"loop {self.loop_state.loop + 1} is not trained: by the rule {self.stop_rule} the domains are at rest "
+                f"(shift {self.loop_state.measures['shift']:.2g}).",
+                flush=True,
+            )
 
     def on_validation_epoch_start(self) -> None:
         """Make room for the target's answers."""

@@ -16,6 +16,8 @@ CURVES = (
     "val/neighbourhood_density", "train/loss", "train/cross_entropy", "train/cdd",
 )  # fmt: skip
 
+UNTRAINED = "random weights and no warm-up: the first loop clusters the features of an untrained network"
+
 
 def uda_outcome(module: UdaModule, data: UdaData, history: list[dict[str, float]], *, is_tested: bool) -> Outcome:
     """Return the outcome of a run.
@@ -64,17 +66,20 @@ def uda_outcome(module: UdaModule, data: UdaData, history: list[dict[str, float]
         headline="test/accuracy", metrics=metrics, selection="last loop; nothing is chosen by target labels",
         model=f"{module.method.replace('_', '-')}-{module.backbone}",
         protocol=_settings(module) | data.settings(), paper=paper,
-        readings=_readings(module), items=items,
+        readings=_readings(module, num_loops=len(loops)), items=items,
         curves={name: [(int(e["epoch"]), e[name]) for e in history if name in e] for name in CURVES},
         warnings=_warnings(module, loops),
     )  # fmt: skip
 
 
 def _warnings(module: UdaModule, loops: list[dict[str, float]]) -> list[str]:
+    warnings = [UNTRAINED] if module.weights is None and not module.warmup_epochs else []
     empty = sum(entry.get("can/kept_classes") == 0 for entry in loops)
     if empty and module.method != "source_only":
-        return [f"no class passed the filter in {empty} of {len(loops)} loops, which trained on the source only"]
-    return []
+        warnings.append(
+            f"no class passed the filter in {empty} of {len(loops)} loops, which trained on the source only"
+        )
+    return warnings
 
 
 def _settings(module: UdaModule) -> dict[str, Scalar]:
@@ -101,13 +106,18 @@ def _settings(module: UdaModule) -> dict[str, Scalar]:
     }
 
 
+def _num_loops(module: UdaModule) -> int:
+    """Return the loops of the run at most."""
+    return (module.trainer.max_epochs or 0) - module.warmup_epochs
+
+
 def _differences(module: UdaModule, data: UdaData) -> list[str]:
     """Return in words how the run differs from the paper's protocol."""
     trainer = module.trainer
     pairs: dict[str, tuple[object, object]] = {
         "method": (module.method, "can"),
         "network": (module.backbone, "resnet50"),
-        "loops": ((trainer.max_epochs or 0) - module.warmup_epochs, protocol.LOOPS),
+        "loops": (_num_loops(module), protocol.LOOPS),
         "optimiser": (module.optimizer, "adam"),
         "learning rate": (module.learning_rate, protocol.LEARNING_RATE),
         "weight decay": (module.weight_decay, protocol.WEIGHT_DECAY),
@@ -126,11 +136,12 @@ def _differences(module: UdaModule, data: UdaData) -> list[str]:
     return differences + [f"{name} {ours}, not {theirs}" for name, (ours, theirs) in pairs.items() if ours != theirs]
 
 
-def _readings(module: UdaModule) -> list[str]:
+def _readings(module: UdaModule, *, num_loops: int) -> list[str]:
+    end = f"; ended by it after {num_loops} of {_num_loops(module)} loops" if module.is_at_rest else ""
     readings = [
         f"learning rate decays by {module.decay} (0.1 and 25 have no unit in the paper; iterations would end training "
         "inside the first loop)",
-        f"ends by the rule {module.stop_rule}; the paper: centres of source and target closer than 0.001",
+        f"ends by the rule {module.stop_rule}; the paper: centres of source and target closer than 0.001{end}",
         "the last loop counts; the best loop is shown as oracle, since target labels would choose it",
         f"the discrepancy is divided by the {module.normaliser} classes",
     ]
