@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from torchvision.models import resnet18, resnet50
 
 from shared.errors import UserError
@@ -140,3 +141,27 @@ def test_weights_of_something_else_are_refused(tmp_path: Path, make, message):
     with pytest.raises(UserError, match="weights must be") as error:
         build(backbone="resnet50", weights=tmp_path / "weights.pth")
     assert message in str(error.value)
+
+
+def test_torchvision_s_weights_are_taken_when_asked_for(tmp_path, monkeypatch):
+    """From torch's own cache here; the name of the file there holds its checksum."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    url = torchvision.models.get_model_weights("resnet18")["IMAGENET1K_V1"].url
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    state = trained_like(resnet18()).state_dict()
+    torch.save(state, folder / url.rsplit("/", 1)[1])
+    network = build(backbone="resnet18", norm="bgn", num_groups=8, weights="imagenet")
+    assert torch.equal(network.backbone.conv1.weight, state["conv1.weight"])
+
+
+def test_weights_that_cannot_be_fetched_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with pytest.raises(UserError, match="weights=imagenet must be a download that works; got") as error:
+        build(backbone="resnet18", weights="imagenet")
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="weights must be a file for resnet20, of which torchvision has none"):
+        build(backbone="resnet20", weights="imagenet")

@@ -287,6 +287,9 @@ def test_other_readings_run(tmp_path):
     assert record["protocol"]["recalibrated"] is True
     assert record["protocol"]["clustered"] == "eval views, directions"
     assert "test/accuracy_before" not in record["metrics"]
+    for words in ("optimiser sgd", "decay inv", "parts of the discrepancy intra only", "recalibrated True"):
+        assert words in record["paper"][0]["why"], "a setting of the paper, or of the algorithm"
+    assert "decay rate" not in record["paper"][0]["why"]
 
 
 @pytest.mark.slow

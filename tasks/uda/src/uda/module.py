@@ -52,7 +52,8 @@ class UdaModule(TaskModule):
         backbone: resnet50, resnet18, or resnet20, resnet32, resnet56 for small images.
         stem: First layers: conv7, conv3 or conv3_stride2; None: the backbone's own.
         width: Channels of the first stage of a CIFAR ResNet; None: 16.
-        weights: File with torchvision's ImageNet weights of the backbone (BatchNorm); None: random ones.
+        weights: File with torchvision's ImageNet weights of the backbone (BatchNorm); imagenet: a download; None:
+            random ones.
         conversion: How BatchNorm's state becomes the norm's: fold (same output in evaluation), repeat or fresh.
         warmup_epochs: Passes over the source before the first loop, which stand in for ImageNet weights; they count
             among trainer.max_epochs.
@@ -89,7 +90,7 @@ class UdaModule(TaskModule):
         backbone: str = "resnet50",
         stem: str | None = None,
         width: int | None = None,
-        weights: Path | None = None,
+        weights: Literal["imagenet"] | Path | None = None,
         conversion: Literal["fold", "repeat", "fresh"] = "fold",
         warmup_epochs: int = 0,
         warmup_learning_rate: float = 1e-3,
@@ -328,8 +329,8 @@ class UdaModule(TaskModule):
         if protocol.is_at_rest(self.loop_state.measures, rule=self.stop_rule):
             self.is_at_rest = self.trainer.should_stop = True
             print(
-                f"loop {self.loop_state.loop + 1} is not trained: by the rule {self.stop_rule} the domains are at rest "
-                f"(shift {self.loop_state.measures['shift']:.2g}).",
+                f"loop {self.loop_state.loop + 1} is not trained: by the rule {self.stop_rule} the domains are at "
+                f"rest (shift {self.loop_state.measures['shift']:.2g}).",
                 flush=True,
             )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from shared.runs import Items, Metric, Outcome, PaperCell, Scalar, accuracy_metric
 from uda import protocol
 from uda.data import UdaData
+from uda.weights import IMAGENET
 
 if TYPE_CHECKING:
     from uda.module import UdaModule
@@ -84,11 +85,12 @@ def _warnings(module: UdaModule, loops: list[dict[str, float]]) -> list[str]:
 
 def _settings(module: UdaModule) -> dict[str, Scalar]:
     """Return what two runs of one table share; the filter's threshold follows the pair."""
+    origin = "torchvision's" if module.weights == IMAGENET else "from a file"
     return {
         "epochs": module.trainer.max_epochs,
         "warm-up epochs": module.warmup_epochs,
         "method": module.method,
-        "weights": "random" if module.weights is None else f"from a file, {module.conversion}",
+        "weights": "random" if module.weights is None else f"{origin}, {module.conversion}",
         "stem": module.stem,
         "width": module.width,
         "frozen stages": module.frozen_stages,
@@ -120,13 +122,22 @@ def _differences(module: UdaModule, data: UdaData) -> list[str]:
         "loops": (_num_loops(module), protocol.LOOPS),
         "optimiser": (module.optimizer, "adam"),
         "learning rate": (module.learning_rate, protocol.LEARNING_RATE),
+        "decay": (module.decay, module.decay if module.decay in ("loop", "iteration") else "exponential"),
+        "decay rate": (module.decay_rate, protocol.DECAY_RATE),
+        "decay step": (module.decay_step, protocol.DECAY_STEP),
         "weight decay": (module.weight_decay, protocol.WEIGHT_DECAY),
         "CDD weight": (module.cdd_weight, protocol.CDD_WEIGHT),
+        "parts of the discrepancy": ("intra only" if module.intra_only else "both", "both"),
+        "least images a class": (module.min_images, protocol.MIN_IMAGES),
+        "stop rule": (module.stop_rule, module.stop_rule if module.stop_rule != "never" else "shift"),
+        "frozen stages": (module.frozen_stages, 1),
+        "recalibrated": (module.recalibrate, False),
         "G": (module.num_groups, module.default_groups()),
         "threshold": (module.threshold, protocol.THRESHOLDS.get(module.transfer, 1.0)),
         "precision": (str(trainer.precision), "32-true"),
         "gradient clipping": (trainer.gradient_clip_val, None),
         "share of the training batches": (trainer.limit_train_batches, 1.0),
+        "batches a step": (trainer.accumulate_grad_batches, 1),
     }
     differences = data.differences_from_paper()
     if module.weights is None:
