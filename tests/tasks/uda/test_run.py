@@ -293,6 +293,24 @@ def test_other_readings_run(tmp_path):
 
 
 @pytest.mark.slow
+def test_pictures_of_features_of_any_length(tmp_path):
+    """Features beyond the range of half precision; without pictures nothing is kept for them."""
+
+    class Long(UdaModule):
+        def _features(self, **options):
+            source, target = super()._features(**options)
+            return 1e6 * source, 1e6 * target
+
+    assert run(tmp_path / "drawn", "--model.pictures=true", module=Long) == 0
+    folder = only_run(tmp_path / "drawn")
+    assert (folder / "domains.png").stat().st_size > 100
+    saved = torch.load(folder / "before.pt", weights_only=True)
+    assert all(each.isfinite().all() for each in saved.values())
+    assert run(tmp_path / "plain", module=Long) == 0
+    assert not (only_run(tmp_path / "plain") / "before.pt").exists()
+
+
+@pytest.mark.slow
 def test_recalibration_sees_batches_of_mixed_classes(tmp_path):
     """Target images lie class by class: batches in that order would have the statistics of one class each."""
     seen: list[torch.Tensor] = []

@@ -28,7 +28,7 @@ from uda.loops import LoopState, mean_entropy, neighbourhood_density, start_loop
 from uda.network import DomainNetwork
 from uda.objective import step_loss
 from uda.outcome import UNTRAINED, uda_outcome
-from uda.pictures import draw_results
+from uda.pictures import draw_results, save_before
 from uda.sampling import LoopPlan
 from uda.weights import CONVERSIONS, build_network
 
@@ -252,8 +252,8 @@ class UdaModule(TaskModule):
             num_classes=self.data.num_classes, threshold=self.threshold, minimum=self.min_images,
             normalise=self.normalise_features,
         )  # fmt: skip
-        if previous is None and self.run_dir is not None:
-            torch.save({"source": source.half().cpu(), "target": target.half().cpu()}, self.run_dir / "before.pt")
+        if previous is None and self.run_dir is not None and self.pictures:
+            save_before(source, target, folder=self.run_dir)
         if not self.loop_state.kept.classes:
             print(
                 f"loop {self.loop_state.loop + 1}: no class has {self.min_images} target images near its centre; "
@@ -361,7 +361,8 @@ class UdaModule(TaskModule):
         right = (self.predictions == self.data.target.labels.cpu()).double().mean()
         self.log("test/accuracy", 100 * right.float())
         if self.run_dir is not None and self.pictures:
-            draw_results(self, self._features(epoch=0, views="eval", when="in the test"), folder=self.run_dir)
+            after = self._features(epoch=0, views=self.cluster_views, when="in the test")
+            draw_results(self, after, folder=self.run_dir)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam or SGD, the classifier with ten times the learning rate."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -48,7 +49,19 @@ def plane(features: Float[Tensor, "N D"]) -> Float[np.ndarray, "N 2"]:
 
     perplexity = min(30.0, (len(features) - 1) / 3)
     tsne = TSNE(metric="cosine", init="pca", perplexity=perplexity, random_state=0, n_jobs=1)
-    return tsne.fit_transform(features.float().cpu().numpy())
+    return tsne.fit_transform(F.normalize(features.float(), dim=1).cpu().numpy())
+
+
+def save_before(source: Float[Tensor, "Ns D"], target: Float[Tensor, "Nt D"], *, folder: Path) -> None:
+    """Keep the directions of all features before the first loop, for the picture at the run's end.
+
+    Args:
+        source: Features of the source.
+        target: Features of the target.
+        folder: The run's folder.
+    """
+    features = {"source": source, "target": target}
+    torch.save({name: F.normalize(each, dim=1).half().cpu() for name, each in features.items()}, folder / "before.pt")
 
 
 def draw_results(module: UdaModule, after: tuple[Tensor, Tensor], *, folder: Path) -> None:

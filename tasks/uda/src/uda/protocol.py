@@ -38,7 +38,6 @@ METHODS = ("can", "norm_branch", "source_only")
 """The whole algorithm; the same with the discrepancy's weight at 0, so that only the target's norm branch adapts; and
 cross-entropy on the source alone, tested through the source's norms."""
 DECAYS = ("loop", "iteration", "inv", "none")
-STOP_RULES = ("shift", "official", "never")
 
 
 def transfer_name(source: str, target: str) -> str:
