@@ -333,3 +333,10 @@ def test_each_table_has_three_files(make_record):
 )
 def test_metrics_are_named_as_people_do(name, written):
     assert metric_name(name) == written
+
+
+def test_a_hint_names_the_first_seeds_and_counts_the_rest(make_record):
+    grid = sections_of([make_record(seed=seed, suffix=str(seed)) for seed in range(13)])[0].grids[0]
+    hint = cell_text(grid, grid.rows[0], grid.columns[0], leader=None).hint
+    assert hint.count("seed ") == 10
+    assert hint.endswith("and 3 more seeds")

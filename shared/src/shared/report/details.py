@@ -15,7 +15,7 @@ from shared.report.records import Record
 from shared.report.statistics import summarise
 from shared.report.wording import MISSING, NOT_APPLICABLE, duration, humane, memory, plural, pretty
 
-MAX_COMMANDS = 300
+MAX_COMMANDS = 100
 
 
 def cost_tables(records: Sequence[Record]) -> str:

@@ -33,7 +33,7 @@ from shared.report.tables import caption, cell_text, incomparable_reasons, mark_
 from shared.report.wording import file_part, listed, plural
 
 TITLE = "Which normalization layer should I train with?"
-FIGURE_BUDGET = 500_000  # characters of SVG in a page, so that it stays below 1 MB
+FIGURE_BUDGET = 400_000  # characters of SVG in a page, so that it stays below 1 MB
 MAX_CURVE_COLUMNS = 3
 
 

@@ -13,6 +13,7 @@ from shared.report.records import Record
 from shared.report.wording import COLUMN_NAMES, MISSING, humane, number, plural, signed
 
 Mark = Literal["best", "highest", ""]
+MAX_HINT_SEEDS = 10
 TABLE_FIELDS = (
     "norm", "column", "mean", "sd", "seeds", "runs", "diverged", "num_groups", "unit",
     "paper", "paper_table", "paper_comparable", "difference",
@@ -101,10 +102,12 @@ def _difference(cell: Cell) -> str:
 
 def _hint(cell: Cell) -> str:
     parts = []
-    for seed, value in cell.by_seed.items():
+    for seed, value in list(cell.by_seed.items())[:MAX_HINT_SEEDS]:
         interval = cell.intervals.get(seed)
         bounds = f" [{number(interval[0], cell.unit)}, {number(interval[1], cell.unit)}]" if interval else ""
         parts.append(f"seed {seed}: {number(value, cell.unit)}{bounds}")
+    if (rest := len(cell.by_seed) - MAX_HINT_SEEDS) > 0:
+        parts.append(f"and {plural(rest, 'more seed')}")
     return "; ".join(parts) if parts else plural(len(cell.runs), "run")
 
 
