@@ -1,10 +1,12 @@
 """Whole runs: search, retraining and both; resuming bit for bit; two ranks; degenerate norms; records."""
 
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -66,19 +68,21 @@ METHODS = {
 
 
 @pytest.fixture(scope="module")
-def whole_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A run of each search with retraining."""
-    folders = {}
-    for name, flags in METHODS.items():
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A run of a search with retraining, made once."""
+
+    @functools.cache
+    def make(name: str) -> Path:
         runs = tmp_path_factory.mktemp("whole")
-        assert run(runs, *flags) == 0
-        folders[name] = only_run(runs)
-    return folders
+        assert run(runs, *METHODS[name]) == 0
+        return only_run(runs)
+
+    return make
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_run_searches_and_retrains_what_it_found(whole_runs, name):
-    folder = whole_runs[name]
+def test_a_run_searches_and_retrains_what_it_found(whole_run, name):
+    folder = whole_run(name)
     record = read_record(folder)
     assert (record["status"], record["headline"], record["selection"]) == ("done", "test/top1", "last epoch")
     assert record["metrics"]["test/top1"]["n"] == 40
@@ -111,13 +115,13 @@ class Dying(NasModule):
         return super().training_step(batch, batch_idx)
 
 
+KILLED = [("darts", 4), ("second", 5), ("manas", 4), ("manas_ls", 4), ("random", 4), ("darts", 6), ("manas", 9)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "step"),
-    [("darts", 4), ("second", 5), ("manas", 4), ("manas_ls", 4), ("random", 4), ("darts", 6), ("manas", 9)],
-)
-def test_a_killed_run_resumes_bit_for_bit(whole_runs, tmp_path, monkeypatch, name, step):
-    """In the middle of a search, at its end, and in the middle of retraining: weights, alphas, agents, optimisers."""
+@pytest.mark.parametrize(("name", "step"), [*KILLED, ("darts", 13)])
+def test_a_killed_run_resumes_bit_for_bit(whole_run, tmp_path, monkeypatch, name, step):
+    """In a search, at its end, in retraining, also with drop path: weights, alphas, agents, optimisers."""
     monkeypatch.setattr(Dying, "dies_at", step)
     with pytest.raises(KeyError):
         run(tmp_path, *METHODS[name], "--checkpoint_minutes=0", module=Dying)
@@ -126,10 +130,10 @@ def test_a_killed_run_resumes_bit_for_bit(whole_runs, tmp_path, monkeypatch, nam
     assert saved["global_step"] == step
     assert saved["nas"]["is_searching"] == (step <= 6)
     assert resume(folder) == 0
-    ours, theirs = checkpoint(folder), checkpoint(whole_runs[name])
+    ours, theirs = checkpoint(folder), checkpoint(whole_run(name))
     for key in ("state_dict", "optimizer_states", "global_step"):
         assert same(ours[key], theirs[key]), key
-    first, second = read_record(folder), read_record(whole_runs[name])
+    first, second = read_record(folder), read_record(whole_run(name))
     for key in ("metrics", "items", "curves", "protocol", "readings"):
         assert first[key] == second[key], key
 
@@ -144,14 +148,14 @@ class Signalled(NasModule):
 
 
 @pytest.mark.slow
-def test_a_search_stops_at_a_signal_and_goes_on(whole_runs, tmp_path):
+def test_a_search_stops_at_a_signal_and_goes_on(whole_run, tmp_path):
     assert run(tmp_path, *METHODS["darts"], module=Signalled) == 128 + signal.SIGTERM
     folder = only_run(tmp_path)
     saved = checkpoint(folder)
     assert saved["global_step"] == 5
     assert "searcher.alphas" in saved["state_dict"]
     assert resume(folder) == 0
-    assert same(checkpoint(folder)["state_dict"], checkpoint(whole_runs["darts"])["state_dict"])
+    assert same(checkpoint(folder)["state_dict"], checkpoint(whole_run("darts"))["state_dict"])
 
 
 def test_a_search_alone_and_then_its_genotype_with_another_norm(tmp_path):

@@ -250,6 +250,10 @@ class NasModule(TaskModule):
         """Return the optimiser of the weights, in a DARTS search with that of the alphas."""
         return self.stepping.optimizers()
 
+    def on_train_start(self) -> None:
+        """Set the schedules of an epoch that is gone on with, for which Lightning calls no `on_train_epoch_start`."""
+        self.stepping.set_schedules()
+
     def on_train_epoch_start(self) -> None:
         """Go over to retraining when the search is over; set the epoch's learning rate and drop path."""
         if self.is_searching and self.current_epoch >= self.search_epochs:
