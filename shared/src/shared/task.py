@@ -93,7 +93,12 @@ class TaskModule(pl.LightningModule, ABC):
         """Set what the task needs on the trainer before training; nothing by default."""
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another norm layer."""
+        """Refuse a checkpoint of another norm layer; in float64, take its weights as they are.
+
+        Lightning loads weights first and makes the module float64 afterwards.
+        """
+        if self.trainer.precision == "64-true":
+            self.double()
         found = checkpoint.get("norm_suite", {})
         for name, ours in {"norm": self.norm, "num_groups": self.groups_in_force()}.items():
             if name in found and found[name] != ours:

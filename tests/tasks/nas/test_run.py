@@ -59,7 +59,7 @@ def same(ours, theirs) -> bool:
 
 METHODS = {
     "darts": ("--model.method=darts",),
-    "second": ("--model.order=second", "--model.statistics=running"),
+    "second": ("--model.order=second", "--model.statistics=running", "--trainer.precision=64-true"),
     "manas": ("--model.method=manas", "--model.temperature_start=20", "--model.temperature_end=3"),
     "manas per cell": ("--model.method=manas", "--model.agents=per_cell"),
     "manas_ls": ("--model.method=manas_ls",),
@@ -115,13 +115,13 @@ class Dying(NasModule):
         return super().training_step(batch, batch_idx)
 
 
-KILLED = [("darts", 4), ("second", 5), ("manas", 4), ("manas_ls", 4), ("random", 4), ("darts", 6), ("manas", 9)]
+KILLED = [("darts", 4), ("second", 5), ("manas", 4), ("manas_ls", 4), ("random", 4), ("darts", 6), ("second", 9)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "step"), [*KILLED, ("darts", 13)])
+@pytest.mark.parametrize(("name", "step"), [*KILLED, ("manas", 13)])
 def test_a_killed_run_resumes_bit_for_bit(whole_run, tmp_path, monkeypatch, name, step):
-    """In a search, at its end, in retraining, also with drop path: weights, alphas, agents, optimisers."""
+    """In a search, at its end, in retraining, also with drop path, also in float64."""
     monkeypatch.setattr(Dying, "dies_at", step)
     with pytest.raises(KeyError):
         run(tmp_path, *METHODS[name], "--checkpoint_minutes=0", module=Dying)

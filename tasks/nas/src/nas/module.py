@@ -261,15 +261,19 @@ class NasModule(TaskModule):
         self.stepping.set_schedules()
 
     def _begin_retraining(self) -> None:
+        self._take_evaluation_network()
+        self.network.train()
+        self.stepping.synchronise(self.network)
+        self.trainer.strategy.optimizers = self.stepping.optimizers()
+
+    def _take_evaluation_network(self) -> None:
+        """Put the network of the genotype found in the place of the search's."""
         assert self.genotype is not None
         network = self._evaluation_network(self.genotype)
         self._audit(network)
         self.network = network.to(device=self.device, dtype=self.dtype)  # type: ignore[arg-type]
-        self.network.train()
         self.searcher = None
         self._forget_search()
-        self.stepping.synchronise(self.network)
-        self.trainer.strategy.optimizers = self.stepping.optimizers()
 
     def _audit(self, network: EvaluationNetwork) -> None:
         example = self.example_input(self.data)
@@ -390,12 +394,7 @@ class NasModule(TaskModule):
         if state["previous"] is not None:
             self.previous, _ = load_genotype(state["previous"])
         if self.is_searching and not state["is_searching"]:
-            assert self.genotype is not None
-            network = self._evaluation_network(self.genotype)
-            self._audit(network)
-            self.network = network.to(self.device)
-            self.searcher = None
-            self._forget_search()
+            self._take_evaluation_network()
 
     @property
     def found_hash(self) -> str | None:
