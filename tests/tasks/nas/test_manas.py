@@ -7,6 +7,7 @@ import torch
 
 from nas.genotype import PRIMITIVES, derive_genotype, path_genotype
 from nas.manas import Agents, BanditSettings, LeastSquaresAgents, LeastSquaresSettings
+from nas.searchers import ManasSearch
 
 K = len(PRIMITIVES)
 
@@ -77,7 +78,7 @@ def test_least_squares_learn_the_same_loss():
     """In a third of the rounds."""
     num_steps = 3000
     loss = LinearLoss(2, 14, num_steps=num_steps)
-    agents = least_squares(num_samples=2000, refresh=250)
+    agents = least_squares(samples=2000, refresh=250)
     learn(agents, loss, num_steps=1999)
     assert torch.equal(agents.probabilities(), torch.full((2, 14, K), 1 / K, dtype=torch.float64))
     learn(agents, loss, num_steps=num_steps)
@@ -181,7 +182,7 @@ def test_samples_follow_the_probabilities():
     assert (((counts - 500) ** 2 / 500).sum(-1) < 24.4).all()
 
 
-@pytest.mark.parametrize("make", [bandit, lambda: least_squares(num_samples=200, refresh=7)])
+@pytest.mark.parametrize("make", [bandit, lambda: least_squares(samples=200, refresh=7)])
 @pytest.mark.parametrize("stopped_at", [0, 1, 150, 230])
 def test_a_stopped_search_goes_on_to_the_last_bit(tmp_path, make, stopped_at):
     def steps(agents, generator, count):
@@ -208,11 +209,26 @@ def test_a_stopped_search_goes_on_to_the_last_bit(tmp_path, make, stopped_at):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_a_validation_stands_for_the_likeliest_path():
+    """With an operation on all edges, as the untaught paths beside it have; the genotype has two edges a node."""
+    agents = taught(bandit(num_cells=3, shared=True, temperature_start=20.0, temperature_end=2.0))
+    searcher = ManasSearch(agents, per_cell=False, seed=0, num_nodes=4, num_cells=3)
+    paths = searcher.preferred()["paths"]
+    assert torch.equal(paths, agents.probabilities()[[0, 1, 1]].argmax(-1))
+    assert (paths != 0).sum() > (searcher.candidates()[0] != 0).sum() == 3 * 8
+    assert searcher.untaught(1) is None
+    short = least_squares(num_cells=3, shared=True)
+    assert short.num_unlearned == 2 * 197 - 1
+    searcher = ManasSearch(short, per_cell=False, seed=0, num_nodes=4, num_cells=3)
+    assert searcher.untaught(2 * 197) is None
+    assert "393 steps" in (searcher.untaught(393) or "")
+
+
 def test_a_state_is_a_copy():
-    agents = taught(least_squares(num_samples=200))
+    agents = taught(least_squares(samples=200))
     state = agents.state_dict()
     kept = {name: value.clone() for name, value in state.items()}
-    other = least_squares(num_samples=200)
+    other = least_squares(samples=200)
     other.load_state_dict(state)
     taught(agents)
     taught(other)
@@ -221,10 +237,10 @@ def test_a_state_is_a_copy():
 
 WRONG = {
     "shared agents need a normal cell": (lambda: bandit(num_cells=2, shared=True), "num_cells must be at least 3"),
-    "too few samples": (lambda: least_squares(num_samples=196), r"at least 197 to rank 8 operations of 28 agents"),
+    "too few samples": (lambda: least_squares(samples=196), r"at least 197 to rank 8 operations of 28 agents"),
     "too few samples of the paper's search": (
-        lambda: least_squares(num_cells=20, num_samples=1000),
-        "num_samples must be at least 1961",
+        lambda: least_squares(num_cells=20, samples=1000),
+        "samples must be at least 1961",
     ),
     "steps": (lambda: BanditSettings(num_steps=0), "num_steps must be at least 1"),
     "exploration": (lambda: BanditSettings(num_steps=1, exploration=1.0), "exploration must be at least 0 and below"),

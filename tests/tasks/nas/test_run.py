@@ -60,9 +60,14 @@ def same(ours, theirs) -> bool:
 METHODS = {
     "darts": ("--model.method=darts",),
     "second": ("--model.order=second", "--model.statistics=running", "--trainer.precision=64-true"),
-    "manas": ("--model.method=manas", "--model.temperature_start=20", "--model.temperature_end=3"),
+    "manas": (
+        "--model.method=manas",
+        "--model.temperature_start=20",
+        "--model.temperature_end=3",
+        "--model.exploration=0.2",
+    ),
     "manas per cell": ("--model.method=manas", "--model.agents=per_cell"),
-    "manas_ls": ("--model.method=manas_ls",),
+    "manas_ls": ("--model.method=manas_ls", "--model.refresh=20"),
     "random": ("--model.method=random",),
 }
 
@@ -99,6 +104,13 @@ def test_a_run_searches_and_retrains_what_it_found(whole_run, name):
     assert genotype_hash(seen) == genotype_hash(genotype), "the last epoch's"
     assert [len(record["curves"][curve]) for curve in ("train/loss", "val/top1", "search/entropy")] == [4, 2, 2]
     assert record["paper"][0]["table"] == (4 if name.startswith("manas") else 3)
+    searches = {"manas": "MANAS ", "manas per cell": "MANAS ", "manas_ls": "MANAS-LS ", "random": "random "}
+    assert record["model"].startswith(f"{searches.get(name, '')}search c4")
+    changed = {"manas": {"exploration": 0.2}, "manas_ls": {"refresh": 20}}.get(name, {})
+    extras = ("exploration", "reward baseline", "baseline decay", "refresh")
+    assert {key: value for key, value in record["protocol"].items() if key in extras} == changed, "none by default"
+    untaught = "the search has 6 steps, and its agents learn nothing in the first 141"
+    assert [warning[: len(untaught)] for warning in record["warnings"]] == ([untaught] if name == "manas_ls" else [])
     for picture in ("cell-normal" if not genotype.per_cell else "cell-cell-0",):
         for suffix in (".svg", ".png"):
             assert (folder / "search" / f"{picture}{suffix}").stat().st_size > 100

@@ -43,6 +43,11 @@ class AgentTables(ABC):
         """Agents of the search."""
         return self.shape[0] * self.shape[1]
 
+    @property
+    def num_unlearned(self) -> int:
+        """Updates at the start that teach nothing yet."""
+        return 0
+
     @abstractmethod
     def probabilities(self) -> Float64[Tensor, "tables edges ops"]:
         """Return the probability of each operation of each agent: two tables if shared, else one a cell."""

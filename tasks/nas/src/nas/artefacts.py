@@ -12,8 +12,8 @@ from torch import Tensor
 
 from nas.drawing import Drawing, draw_cell, draw_heatmap, draw_history, save_drawing
 from nas.genotype import GENOTYPE_FILE, Genotype, Provenance, save_genotype
-from nas.searchers import Searcher, none_share
-from nas.watching import kept_genes, mean_entropy, num_skips
+from nas.searchers import Searcher
+from nas.watching import kept_genes, mean_entropy, none_share, num_skips
 from shared.runs import source_version, write_json
 
 if TYPE_CHECKING:
@@ -33,12 +33,7 @@ class Artefacts:
     """
 
     def __init__(self, module: NasModule) -> None:
-        self._module = (module,)  # in a tuple, so that torch does not take the module for its own child
-
-    @property
-    def module(self) -> NasModule:
-        """The module."""
-        return self._module[0]
+        self.module = module
 
     def provenance(self) -> Provenance:
         """Return where the run's genotype comes from."""

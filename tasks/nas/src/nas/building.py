@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from nas import protocol
-from nas.agent_tables import AgentTables
+from nas.agent_tables import MIN_SHARED_CELLS, AgentTables
 from nas.bilevel import Hvp
 from nas.data import NasData
 from nas.genotype import Genotype
@@ -37,7 +37,11 @@ class SearchSettings:
     reward: Literal["centred", "literal"]
     temperature_start: float
     temperature_end: float
+    exploration: float
+    reward_baseline: float
+    baseline_decay: float
     samples: int | None
+    refresh: int
     random_candidates: int
     epochs: int
     channels: int
@@ -66,6 +70,12 @@ class SearchSettings:
                 f"search_learning_rate_end must be from 0 to search_learning_rate = {self.learning_rate:g}; "
                 f"got {self.learning_rate_end:g}."
             )
+        is_shared = self.agents == "shared" or not self.method.startswith("manas")
+        if self.epochs > 0 and is_shared and self.cells < MIN_SHARED_CELLS:
+            raise ValueError(
+                f"search_cells must be at least {MIN_SHARED_CELLS}, since with fewer all are reduction cells and no "
+                f"normal one is searched; got {self.cells}."
+            )
         if self.epochs > 0:
             build_searcher(self, num_steps=1, seed=0)  # tells what is wrong before anything is opened
 
@@ -89,11 +99,15 @@ def build_searcher(settings: SearchSettings, *, num_steps: int, seed: int) -> Se
     if settings.method == "manas":
         bandit = BanditSettings(
             num_steps=num_steps, reward=settings.reward, temperature_start=settings.temperature_start,
-            temperature_end=settings.temperature_end,
+            temperature_end=settings.temperature_end, exploration=settings.exploration,
+            reward_baseline=settings.reward_baseline, baseline_decay=settings.baseline_decay,
         )  # fmt: skip
         agents = Agents(bandit, **places)
     else:
-        agents = LeastSquaresAgents(LeastSquaresSettings(num_samples=settings.samples), **places)
+        least_squares = LeastSquaresSettings(
+            samples=settings.samples, refresh=settings.refresh, baseline_decay=settings.baseline_decay
+        )
+        agents = LeastSquaresAgents(least_squares, **places)
     return ManasSearch(agents, per_cell=settings.agents == "per_cell", seed=seed, **sizes)
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from nas.agent_tables import AgentTables
-from nas.least_squares import Effects, fit_effects, num_determined, zipf_probabilities
+from nas.least_squares import fit_effects, num_determined, zipf_probabilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class LeastSquaresSettings:
     """How the agents of MANAS-LS learn.
 
     Args:
-        num_samples: Networks that a fit is of, the latest ones; until there are as many, agents sample uniformly.
+        samples: Networks that a fit is of, the latest ones; until there are as many, agents sample uniformly.
             None: twice the fewest that determine all effects, N (K - 1) + 1 for N agents.
         refresh: Updates between fits.
         baseline_decay: Decay of the mean loss that is taken from each loss, a step: the loss falls while the weights
@@ -73,10 +73,10 @@ class LeastSquaresSettings:
     Raises:
         ValueError: If a value is out of its range.
 
-    Source: Carlucci et al. 2019, MANAS-LS; neither `num_samples` nor `refresh` is stated there.
+    Source: Carlucci et al. 2019, MANAS-LS; neither `samples` nor `refresh` is stated there.
     """
 
-    num_samples: int | None = None
+    samples: int | None = None
     refresh: int = 50
     baseline_decay: float = 0.99
 
@@ -171,10 +171,10 @@ class LeastSquaresAgents(AgentTables):
         super().__init__(num_cells=num_cells, num_edges=num_edges, shared=shared)
         self.settings = settings
         needed = num_determined(self.num_agents, self.shape[2])
-        num_samples = 2 * needed if settings.num_samples is None else settings.num_samples
+        num_samples = 2 * needed if settings.samples is None else settings.samples
         if num_samples < needed:
             raise ValueError(
-                f"num_samples must be at least {needed} to rank {self.shape[2]} operations of {self.num_agents} "
+                f"samples must be at least {needed} to rank {self.shape[2]} operations of {self.num_agents} "
                 f"agents (N (K - 1) + 1); got {num_samples}."
             )
         self.paths = torch.zeros(num_samples, self.num_agents, dtype=torch.uint8)
@@ -186,10 +186,10 @@ class LeastSquaresAgents(AgentTables):
         """Return the probability of each operation of each agent: two tables if shared, else one a cell."""
         return self.weights
 
-    def fit(self) -> Effects:
-        """Fit the effects of all operations to the losses that are kept."""
-        count = min(self.step, len(self.losses))
-        return fit_effects(self.paths[:count].long(), self.losses[:count], num_operations=self.shape[2])
+    @property
+    def num_unlearned(self) -> int:
+        """Updates before the first fit."""
+        return len(self.losses) - 1
 
     def _learn(self, actions: Int64[Tensor, "tables edges"], loss: float) -> None:
         if math.isinf(loss):

@@ -18,9 +18,10 @@ from nas.building import SearchSettings, build_evaluation_network, build_search_
 from nas.data import NasData, SearchBatch
 from nas.degeneracy import examine
 from nas.genotype import Genotype, Provenance, genotype_hash, load_genotype, random_genotype, resolve_genotype
+from nas.manas import BanditSettings, LeastSquaresSettings
 from nas.network import EvaluationNetwork, auxiliary_loss
 from nas.outcome import nas_outcome
-from nas.searchers import Searcher
+from nas.searchers import ManasSearch, Searcher
 from nas.stepping import Stepping
 from nas.supernet import SearchNetwork, genotype_path
 from nas.validating import Meters, Validation
@@ -52,7 +53,11 @@ class NasModule(TaskModule):
         reward: Of manas: centred (minus its running mean) or literal.
         temperature_start: Of manas: divisor of the summed rewards at the first step.
         temperature_end: The same after the last step.
+        exploration: Of manas: share γ of the uniform distribution in what each agent draws from.
+        reward_baseline: Of manas: the reward is this minus the loss, cut to [0, this].
+        baseline_decay: Of manas and manas_ls: decay, a step, of the running mean that is taken from rewards or losses.
         samples: Networks in a fit of manas_ls; None: twice the fewest that determine all effects.
+        refresh: Of manas_ls: steps between fits.
         random_candidates: Genotypes among which random chooses.
         search_epochs: How many of trainer.max_epochs search; the others retrain.
         search_channels: C of the search network.
@@ -87,9 +92,13 @@ class NasModule(TaskModule):
         hvp: Hvp = "finite_difference",
         agents: Literal["per_cell", "shared"] = "shared",
         reward: Literal["centred", "literal"] = "centred",
-        temperature_start: float = 1000.0,
-        temperature_end: float = 200.0,
+        temperature_start: float = BanditSettings.temperature_start,
+        temperature_end: float = BanditSettings.temperature_end,
+        exploration: float = BanditSettings.exploration,
+        reward_baseline: float = BanditSettings.reward_baseline,
+        baseline_decay: float = BanditSettings.baseline_decay,
         samples: int | None = None,
+        refresh: int = LeastSquaresSettings.refresh,
         random_candidates: int = 16,
         search_epochs: int = protocol.SEARCH_EPOCHS,
         search_channels: int = protocol.SEARCH_CHANNELS,
@@ -115,7 +124,8 @@ class NasModule(TaskModule):
             raise ValueError(f"num_groups must be left out for norm {norm!r}, which has no groups; got {num_groups}.")
         self.settings = SearchSettings(
             method=method, order=order, hvp=hvp, agents=agents, reward=reward, temperature_start=temperature_start,
-            temperature_end=temperature_end, samples=samples, random_candidates=random_candidates,
+            temperature_end=temperature_end, exploration=exploration, reward_baseline=reward_baseline,
+            baseline_decay=baseline_decay, samples=samples, refresh=refresh, random_candidates=random_candidates,
             epochs=search_epochs, channels=search_channels, cells=search_cells, nodes=nodes,
             learning_rate=search_learning_rate, learning_rate_end=search_learning_rate_end,
             architecture_learning_rate=architecture_learning_rate, statistics=statistics,
@@ -154,6 +164,8 @@ class NasModule(TaskModule):
         """Whether each tested image was classified right."""
         self.degenerate: str | None = None
         """Why the network cannot learn, where it cannot and the run goes on all the same."""
+        self.untaught: str | None = None
+        """Why the search learns nothing, where it is too short for that."""
         self.artefacts = Artefacts(self)
         self.stepping = Stepping(self)
 
@@ -216,22 +228,14 @@ class NasModule(TaskModule):
     def prepare_trainer(self, trainer: pl.Trainer) -> None:
         """Check what the trainer asks for, and make the searcher, which needs to know its number of steps."""
         self.stepping.check(trainer)
-        num_epochs = trainer.max_epochs or 1
-        if self.search_epochs > num_epochs:
-            raise UserError(
-                f"search_epochs must be at most trainer.max_epochs = {num_epochs}; got {self.search_epochs}."
-            )
-        self.data.has_retraining = num_epochs > self.search_epochs
+        self.data.has_retraining = (trainer.max_epochs or 1) > self.search_epochs
         warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # no validation set
         trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]  # the two phases have different batches
         if self.search_epochs > 0:
             steps = self.stepping.steps_per_epoch(trainer) * self.search_epochs
             self.searcher = build_searcher(self.settings, num_steps=steps, seed=self.data.seed)
-            if self.searcher.per_cell and self.data.has_retraining and self.cells != self.settings.cells:
-                raise UserError(
-                    f"cells must be search_cells = {self.settings.cells} where each cell has its own agents; got "
-                    f"{self.cells}. Take agents=shared, or as many cells."
-                )
+            if isinstance(self.searcher, ManasSearch):
+                self.untaught = self.searcher.untaught(steps)
         if self.data.has_retraining and self.search_epochs > 0:  # what cannot be built later is told now
             probe = random_genotype(self.settings.nodes, generator=torch.Generator().manual_seed(0))
             with torch.random.fork_rng(devices=[]):
@@ -270,17 +274,11 @@ class NasModule(TaskModule):
         """Put the network of the genotype found in the place of the search's."""
         assert self.genotype is not None
         network = self._evaluation_network(self.genotype)
-        self._audit(network)
+        self.tested_audit = audit_network(
+            network, self.example_input(self.data), batch_size=self.data.retrain_batch_size, norm=self.norm
+        )
         self.network = network.to(device=self.device, dtype=self.dtype)  # type: ignore[arg-type]
         self.searcher = None
-        self._forget_search()
-
-    def _audit(self, network: EvaluationNetwork) -> None:
-        example = self.example_input(self.data)
-        batch_size = self.data.retrain_batch_size
-        self.tested_audit = audit_network(network, example, batch_size=batch_size, norm=self.norm)
-
-    def _forget_search(self) -> None:
         self.shown[:] = [name for name in self.shown if name not in SHOWN_IN_SEARCH]
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -320,16 +318,13 @@ class NasModule(TaskModule):
         self.stepping.synchronise(self.network, buffers_only=True)
         if self.searcher is None or not self.is_searching:
             return
-        found = self.searcher.genotype(self._genotype_name())
+        found = self.searcher.genotype(f"{self.settings.method} {self.norm} seed {self.data.seed}")
         self.log_dict(self.artefacts.watch(self.searcher, found, self.previous))
         self.previous = found
         if self.current_epoch + 1 == self.search_epochs:
             self.genotype = found
             self.provenance = self.artefacts.provenance()
             self.artefacts.keep_genotype(found, self.provenance)
-
-    def _genotype_name(self) -> str:
-        return f"{self.settings.method} {self.norm} seed {self.data.seed}"
 
     # ------------------------------------------------------------------ validation and test
 

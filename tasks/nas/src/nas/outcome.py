@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from nas import protocol
+from nas.building import SearchSettings
 from nas.data import NasData
+from nas.manas import BanditSettings, LeastSquaresSettings
 from shared.runs import Items, Metric, Outcome, PaperCell, Scalar, accuracy_metric
 
 if TYPE_CHECKING:
@@ -17,6 +19,9 @@ CURVES = (
     "train/loss", "train/top1", "val/loss", "val/top1", "val/derived_top1", "val/uniform_loss", "search/entropy",
     "search/none_share", "search/skips", "search/kept_genes",
 )  # fmt: skip
+
+SEARCHES = {"manas": "MANAS", "manas_ls": "MANAS-LS", "random": "random"}
+"""What stands before "search" in the name of a run's model; nothing for DARTS."""
 
 
 def nas_outcome(module: NasModule, data: NasData, history: list[dict[str, float]], *, is_tested: bool) -> Outcome:
@@ -83,6 +88,8 @@ def _selection(data: NasData) -> str:
 def _model(module: NasModule, data: NasData) -> str:
     found = module.settings
     search = f"search c{found.channels} l{found.cells} n{found.nodes}"
+    if found.method != "darts":
+        search = f"{SEARCHES[found.method]} {search}"
     retrain = f"c{module.channels} l{module.cells}"
     if module.search_epochs == 0:
         return f"genotype {retrain}"
@@ -119,6 +126,7 @@ def _settings(module: NasModule, data: NasData) -> dict[str, Scalar]:
                 }
             else:
                 found |= {"samples of a fit": settings.samples}
+            found |= _changed(settings)
         else:
             found |= {"candidates": settings.random_candidates}
     elif module.given_genotype is not None and module.genotype is not None:
@@ -132,6 +140,16 @@ def _settings(module: NasModule, data: NasData) -> dict[str, Scalar]:
             "auxiliary head": module.auxiliary_weight if module.has_auxiliary else "none",
         }
     return found
+
+
+def _changed(settings: SearchSettings) -> dict[str, Scalar]:
+    """Return what else of the agents' settings is not as it is by default."""
+    defaults: type[BanditSettings | LeastSquaresSettings] = LeastSquaresSettings
+    names = ["baseline_decay", "refresh"]
+    if settings.method == "manas":
+        defaults, names = BanditSettings, ["baseline_decay", "exploration", "reward_baseline"]
+    values = {name: getattr(settings, name) for name in names}
+    return {name.replace("_", " "): value for name, value in values.items() if value != getattr(defaults, name)}
 
 
 def _differences(module: NasModule, data: NasData) -> list[str]:
@@ -203,7 +221,8 @@ def _readings(module: NasModule, data: NasData) -> list[str]:
 
 
 def _warnings(module: NasModule) -> list[str]:
-    if module.degenerate is None:
-        return []
-    gone_on = ", gone on with all the same" if module.allow_degenerate else ""
-    return [f"degenerate{gone_on}: {module.degenerate}"]
+    warnings = [] if module.untaught is None else [module.untaught]
+    if module.degenerate is not None:
+        gone_on = ", gone on with all the same" if module.allow_degenerate else ""
+        warnings.append(f"degenerate{gone_on}: {module.degenerate}")
+    return warnings

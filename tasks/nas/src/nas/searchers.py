@@ -18,7 +18,7 @@ from nas.agent_tables import AgentTables
 from nas.bilevel import Hvp, InnerStep, Reduce, first_order, second_order
 from nas.data import SearchBatch
 from nas.genotype import Genotype, derive_genotype, random_genotype
-from nas.space import NONE, PRIMITIVES, num_edges
+from nas.space import PRIMITIVES, num_edges
 from nas.supernet import genotype_path
 from shared.callbacks import Diverged
 
@@ -63,7 +63,8 @@ class Searcher(nn.Module):
         super().__init__()
         self.num_nodes, self.num_cells = num_nodes, num_cells
 
-    def before_weights(self, tools: Tools, batch: SearchBatch) -> dict[str, Tensor]:  # noqa: ARG002
+    @abstractmethod
+    def before_weights(self, tools: Tools, batch: SearchBatch) -> dict[str, Tensor]:
         """Do what comes before a step of the weights, and return under which architecture it is made.
 
         Args:
@@ -73,7 +74,6 @@ class Searcher(nn.Module):
         Returns:
             `mixing` or `paths` of the search network.
         """
-        return {"paths": self.draw_path()}
 
     def after_weights(self, tools: Tools, batch: SearchBatch, how: dict[str, Tensor]) -> None:
         """Do what comes after a step of the weights; nothing by default.
@@ -84,26 +84,26 @@ class Searcher(nn.Module):
             how: What `before_weights` returned.
         """
 
-    def draw_path(self) -> Int64[Tensor, "tables edges"]:
-        """Return the path of a step."""
-        raise AssertionError("a mixed search has no paths")
-
     @abstractmethod
     def tables(self) -> Float[Tensor, "tables edges ops"]:
         """Return how much each operation of each edge is preferred: rows sum to 1."""
+
+    @abstractmethod
+    def preferred(self) -> dict[str, Tensor]:
+        """Return the `mixing` or `paths` of the search network that a validation stands for."""
 
     def genotype(self, name: str) -> Genotype:
         """Return the architecture that follows from what is preferred."""
         return derive_genotype(self.tables(), name=name, num_nodes=self.num_nodes, per_cell=self.per_cell)
 
-    def candidates(self) -> list[Int64[Tensor, "tables edges"]]:
+    def candidates(self) -> list[Int64[Tensor, "places edges"]]:
         """Return the paths that validation compares: that of the genotype, unless a search has several."""
         return [genotype_path(self.genotype("derived"), num_cells=self.num_cells)]
 
     def rate(self, scores: Sequence[float]) -> None:
         """Take the validation accuracies of the candidates; of no use by default."""
 
-    def baseline_path(self, number: int) -> Int64[Tensor, "tables edges"] | None:  # noqa: ARG002
+    def baseline_path(self, number: int) -> Int64[Tensor, "places edges"] | None:  # noqa: ARG002
         """Return a path drawn uniformly, to compare with; None where there is nothing to compare.
 
         Args:
@@ -148,15 +148,15 @@ class DartsSearch(Searcher):
                 gradients = found.gradients
                 tools.log({"search/second_order_share": found.second_norm / found.first_norm.clamp(min=1e-12)})
         tools.step_architecture(gradients)
-        return {"mixing": self.mixing()}
+        return self.preferred()
 
-    def mixing(self) -> Float[Tensor, "2 edges ops"]:
+    def preferred(self) -> dict[str, Tensor]:
         """Return the weights of the operations."""
-        return self.alphas.detach().softmax(-1)
+        return {"mixing": self.alphas.detach().softmax(-1)}
 
     def tables(self) -> Float[Tensor, "tables edges ops"]:
         """Return the weights of the operations."""
-        return self.mixing().cpu()
+        return self.preferred()["mixing"].cpu()
 
 
 class _Drawing(Searcher):
@@ -171,6 +171,14 @@ class _Drawing(Searcher):
     def __init__(self, *, seed: int, num_nodes: int, num_cells: int) -> None:
         super().__init__(num_nodes=num_nodes, num_cells=num_cells)
         self.generator = torch.Generator().manual_seed(seed)
+
+    @abstractmethod
+    def draw_path(self) -> Int64[Tensor, "places edges"]:
+        """Return the path of a step, the same on all processes."""
+
+    def before_weights(self, tools: Tools, batch: SearchBatch) -> dict[str, Tensor]:  # noqa: ARG002
+        """Draw the path of the step."""
+        return {"paths": self.draw_path()}
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the generator's state."""
@@ -196,9 +204,22 @@ class ManasSearch(_Drawing):
         super().__init__(seed=seed, num_nodes=num_nodes, num_cells=num_cells)
         self.agents, self.per_cell = agents, per_cell
 
-    def draw_path(self) -> Int64[Tensor, "tables edges"]:
-        """Return a path that the agents draw, the same on all processes."""
+    def untaught(self, num_steps: int) -> str | None:
+        """Say why so many steps teach the agents nothing; None where they teach something."""
+        if num_steps > self.agents.num_unlearned:
+            return None
+        return (
+            f"the search has {num_steps} steps, and its agents learn nothing in the first "
+            f"{self.agents.num_unlearned}: the genotype is that of even preferences; give more epochs or fewer samples"
+        )
+
+    def draw_path(self) -> Int64[Tensor, "places edges"]:
+        """Return a path that the agents draw."""
         return self.agents.sample(self.generator)
+
+    def preferred(self) -> dict[str, Tensor]:
+        """Return the path of each agent's likeliest operation."""
+        return {"paths": self.agents.best_path()}
 
     def after_weights(self, tools: Tools, batch: SearchBatch, how: dict[str, Tensor]) -> None:
         """Tell the agents the loss of the path on the other half, at the weights after the step.
@@ -217,7 +238,7 @@ class ManasSearch(_Drawing):
         """Return the agents' probabilities."""
         return self.agents.probabilities()
 
-    def baseline_path(self, number: int) -> Int64[Tensor, "tables edges"]:
+    def baseline_path(self, number: int) -> Int64[Tensor, "places edges"]:
         """Return a path that untaught agents would draw; the search's own generator stays where it is.
 
         Args:
@@ -255,15 +276,19 @@ class RandomSearch(_Drawing):
 
     scores: Tensor
 
-    def draw_path(self) -> Int64[Tensor, "tables edges"]:
-        """Return the path of a random genotype, the same on all processes."""
+    def preferred(self) -> dict[str, Tensor]:
+        """Return the path of the first candidate, one at random."""
+        return {"paths": genotype_path(self.genotypes[0], num_cells=self.num_cells)}
+
+    def draw_path(self) -> Int64[Tensor, "places edges"]:
+        """Return the path of a random genotype."""
         return genotype_path(random_genotype(self.num_nodes, generator=self.generator), num_cells=self.num_cells)
 
     def tables(self) -> Float[Tensor, "tables edges ops"]:
         """Return even preferences: random search has no others."""
         return torch.full((2, num_edges(self.num_nodes), len(PRIMITIVES)), 1 / len(PRIMITIVES))
 
-    def candidates(self) -> list[Int64[Tensor, "tables edges"]]:
+    def candidates(self) -> list[Int64[Tensor, "places edges"]]:
         """Return the paths of all candidates."""
         return [genotype_path(genotype, num_cells=self.num_cells) for genotype in self.genotypes]
 
@@ -275,8 +300,3 @@ class RandomSearch(_Drawing):
         """Return the best candidate; the first of equals."""
         best = self.genotypes[int(self.scores.argmax())]
         return Genotype(name=name, cells=best.cells, per_cell=best.per_cell)
-
-
-def none_share(tables: Float[Tensor, "tables edges ops"]) -> float:
-    """Return the mean preference of "none", which no genotype takes however large it is."""
-    return float(tables[..., NONE].mean())

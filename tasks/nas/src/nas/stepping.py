@@ -31,12 +31,7 @@ class Stepping:
     """
 
     def __init__(self, module: NasModule) -> None:
-        self._module = (module,)  # in a tuple, so that torch does not take the module for its own child
-
-    @property
-    def module(self) -> NasModule:
-        """The module."""
-        return self._module[0]
+        self.module = module
 
     def check(self, trainer: pl.Trainer) -> None:
         """Refuse trainer settings that steps by hand do not follow, and batches that the images do not fill.
@@ -44,8 +39,18 @@ class Stepping:
         Raises:
             UserError: If there is one.
         """
-        module = self.module
-        data = module.data
+        module, num_epochs = self.module, trainer.max_epochs or 1
+        data, settings = module.data, module.settings
+        if module.search_epochs > num_epochs:
+            raise UserError(
+                f"search_epochs must be at most trainer.max_epochs = {num_epochs}; got {module.search_epochs}."
+            )
+        per_cell = settings.method.startswith("manas") and settings.agents == "per_cell"
+        if per_cell and num_epochs > module.search_epochs > 0 and module.cells != settings.cells:
+            raise UserError(
+                f"cells must be search_cells = {settings.cells} where each cell has its own agents; got "
+                f"{module.cells}. Take agents=shared, or as many cells."
+            )
         if trainer.precision in ("16-mixed", "16-true", "bf16-true"):
             raise UserError(
                 f"trainer.precision must be 32-true, 64-true or bf16-mixed, for the architecture's gradients; got "
@@ -56,7 +61,7 @@ class Stepping:
         if trainer.accumulate_grad_batches != 1:
             raise UserError("trainer.accumulate_grad_batches must be left out: a step is made at every batch.")
         every = trainer.check_val_every_n_epoch or 1
-        if module.settings.method == "random" and module.search_epochs % every:
+        if settings.method == "random" and module.search_epochs % every:
             raise UserError(
                 f"search_epochs must be a multiple of trainer.check_val_every_n_epoch = {every}, since random chooses "
                 f"in the last validation; got {module.search_epochs}."

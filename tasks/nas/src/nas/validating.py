@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.searchers import DartsSearch, Searcher
+from nas.searchers import Searcher
 from norm_layers import frozen_statistics
 from shared.data.loaders import Batch
 from shared.metrics import WeightedMean
@@ -72,21 +72,22 @@ class Validation:
         self.right = torch.zeros(len(self.candidates), device=module.device, dtype=torch.float64)
 
     def step(self, batch: Batch, number: int) -> None:
-        """Classify a batch by the search's network, by each candidate's path, and by an untaught path.
+        """Classify a batch by what the search prefers, by each candidate's path, and by an untaught path.
 
         Args:
             batch: The images.
             number: Of the batch.
         """
         network, searcher = self.module.network, self.searcher
-        if isinstance(searcher, DartsSearch):
-            self._count(network(batch.images, mixing=searcher.mixing()), batch)
-        with frozen_statistics(network, mode="train"):
+        preferred = searcher.preferred()
+        if "mixing" in preferred:
+            self._count(network(batch.images, **preferred), batch)
+        with frozen_statistics(network, mode="train"):  # running statistics are of no one path
+            if "paths" in preferred:
+                self._count(network(batch.images, **preferred), batch)
             for index, path in enumerate(self.candidates):
                 logits = network(batch.images, paths=path)
                 self.right[index] += ((logits.argmax(1) == batch.labels) & batch.valid).sum()
-                if index == 0 and not isinstance(searcher, DartsSearch):
-                    self._count(logits, batch)
             baseline = searcher.baseline_path(number)
             if baseline is not None:
                 losses = F.cross_entropy(network(batch.images, paths=baseline), batch.labels, reduction="none")

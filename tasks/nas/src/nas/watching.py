@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nas.genotype import Genotype
+from nas.space import NONE
 
 
 def mean_entropy(tables: Float[Tensor, "tables edges ops"]) -> float:
@@ -18,6 +19,15 @@ def mean_entropy(tables: Float[Tensor, "tables edges ops"]) -> float:
     """
     shares = tables.double()
     return float(-(shares * shares.clamp(min=1e-300).log()).sum(-1).mean())
+
+
+def none_share(tables: Float[Tensor, "tables edges ops"]) -> float:
+    """Return the mean preference of "none", which no genotype takes however large it is.
+
+    Args:
+        tables: Preferences, whose rows sum to 1.
+    """
+    return float(tables[..., NONE].mean())
 
 
 def num_skips(genotype: Genotype) -> int:
