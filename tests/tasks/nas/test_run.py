@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from nas.data import NasData
-from nas.genotype import genotype_hash, load_genotype
+from nas.genotype import PUBLISHED, Provenance, genotype_hash, load_genotype, save_genotype
 from nas.module import NasModule
 from shared.catalog import load_tasks
 from shared.cli import main
@@ -183,7 +183,23 @@ def test_a_search_alone_and_then_its_genotype_with_another_norm(tmp_path):
     retrained = read_record(only_run(tmp_path / "retrain"))
     genotype, _ = load_genotype(folder / "genotype.json")
     assert genotype_hash(genotype) in retrained["protocol"]["genotype"]
-    assert "architecture searched with bn, not bgn" in retrained["paper"][0]["why"]
+    why = retrained["paper"][0]["why"]
+    assert "nodes 2, not 4; architecture searched with bn, not bgn; its search: embedded images, not the whole" in why
+    assert "search epochs 2, not 50" in why
+
+
+def test_an_architecture_of_another_search_is_not_that_of_the_paper(tmp_path):
+    """Its file says how it was found, whatever method the retraining run names."""
+    file = tmp_path / "genotype.json"
+    flags = ("--model.search_epochs=0", f"--model.genotype={file}", "--trainer.max_epochs=1")
+    for method, said in {
+        "manas": "architecture searched by manas, not darts",
+        "random": "a random architecture",
+    }.items():
+        found = Provenance(method=method, norm="bn", num_groups=None, seed=0, run="", commit="")
+        save_genotype(file, PUBLISHED["DARTS_V1"], provenance=found)
+        assert run(tmp_path / method, *flags) == 0
+        assert said in read_record(only_run(tmp_path / method))["paper"][0]["why"]
 
 
 def test_a_published_genotype_and_a_random_one_are_retrained(tmp_path):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nas.drawing import Drawing, draw_cell, draw_heatmap, draw_history, save_drawing
 from nas.genotype import GENOTYPE_FILE, Genotype, Provenance, save_genotype
+from nas.outcome import search_differences
 from nas.searchers import Searcher
 from nas.watching import kept_genes, mean_entropy, none_share, num_skips
 from shared.runs import source_version, write_json
@@ -43,7 +44,7 @@ class Artefacts:
         run = "" if module.run_dir is None else module.run_dir.name
         return Provenance(
             method=method, norm=module.norm, num_groups=module.num_groups, seed=module.data.seed, run=run,
-            commit=source_version()[0],
+            commit=source_version()[0], differences=search_differences(module, module.data),
         )  # fmt: skip
 
     def text(self, genotype: Genotype) -> str:

@@ -298,17 +298,19 @@ class NasData(TaskData):
             "cutout": f"{self.cutout} pixels" if self.has_retraining and self.cutout else "none",
         }
 
-    def differences_from_paper(self) -> list[str]:
-        """Return in words how the data differ from the paper's: CIFAR-10, whole."""
+    def differences_from_paper(self, *, retraining: bool = True) -> list[str]:
+        """Return in words how the data differ from the paper's: CIFAR-10, whole.
+
+        Args:
+            retraining: Whether what only retraining does to its images counts.
+        """
         differences = []
         if not self.describe()["full"]:
             subsets = ", ".join(self._opened.subsets) if self._opened else ""
             name = "embedded images" if self.dataset == "embedded" else f"CIFAR-10 ({subsets})"
             differences.append(f"{name}, not the whole of CIFAR-10")
-        for name, ours, theirs in (
-            ("crop padding", self.crop_padding, protocol.CROP_PADDING),
-            ("cutout", self.cutout, protocol.CUTOUT),
-        ):
-            if ours != theirs:
-                differences.append(f"{name} {ours}, not {theirs}")
+        if self.crop_padding != protocol.CROP_PADDING:
+            differences.append(f"crop padding {self.crop_padding}, not {protocol.CROP_PADDING}")
+        if retraining and self.cutout != protocol.CUTOUT:
+            differences.append(f"cutout {self.cutout}, not {protocol.CUTOUT}")
         return differences

@@ -47,10 +47,11 @@ class Provenance:
     Args:
         method: How it was searched ("darts first order", "manas", "random").
         norm: Norm of the search.
-        num_groups: Its G as given; None where there is none or it followed from the batch size.
+        num_groups: Its G; None for a norm without groups.
         seed: Seed of the search.
         run: Name of the search's run.
         commit: Commit of the code.
+        differences: How the search differed from the paper's, in words; "" where it did not or nobody knows.
     """
 
     method: str
@@ -59,6 +60,7 @@ class Provenance:
     seed: int
     run: str
     commit: str
+    differences: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,8 +307,8 @@ def _read_provenance(value: Any) -> Provenance | None:
     if value is None:
         return None
     names = {field.name for field in fields(Provenance)}
-    _check_keys("provenance", value, required=names, optional=set())
-    for name in sorted(names):
+    _check_keys("provenance", value, required=names - {"differences"}, optional={"differences"})
+    for name in sorted(value):
         whole = name in ("num_groups", "seed")
         valid = type(value[name]) is (int if whole else str) or (name == "num_groups" and value[name] is None)
         if not valid:

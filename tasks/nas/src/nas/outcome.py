@@ -20,6 +20,7 @@ CURVES = (
     "search/none_share", "search/skips", "search/kept_genes",
 )  # fmt: skip
 
+Pair = tuple[object, object]
 SEARCHES = {"manas": "MANAS", "manas_ls": "MANAS-LS", "random": "random"}
 """What stands before "search" in the name of a run's model; nothing for DARTS."""
 
@@ -155,9 +156,10 @@ def _changed(settings: SearchSettings) -> dict[str, Scalar]:
 def _differences(module: NasModule, data: NasData) -> list[str]:
     """Return in words how the run differs from the paper's protocol."""
     family = protocol.family(module.settings.method)
-    settings, trainer = module.settings, module.trainer
+    trainer = module.trainer
     retrain_epochs = (trainer.max_epochs or 1) - module.search_epochs
-    pairs: dict[str, tuple[object, object]] = {
+    differences = data.differences_from_paper()
+    differences += _unequal({
         "retraining epochs": (retrain_epochs, protocol.RETRAIN_EPOCHS),
         "retraining batches": (data.retrain_batch_size * trainer.world_size, protocol.RETRAIN_BATCH_SIZE[family]),
         "channels": (module.channels, protocol.CHANNELS),
@@ -166,38 +168,75 @@ def _differences(module: NasModule, data: NasData) -> list[str]:
         "weight decay": (module.weight_decay, protocol.WEIGHT_DECAY),
         "drop path": (module.drop_path, protocol.DROP_PATH),
         "auxiliary head's weight": (module.auxiliary_weight, protocol.AUXILIARY_WEIGHT),
+        **_of_both(module),
+    })  # fmt: skip
+    if module.search_epochs > 0:
+        differences += _unequal(_of_the_search(module, data))
+    return differences + _differences_of_the_genotype(module, family)
+
+
+def search_differences(module: NasModule, data: NasData) -> str:
+    """Return in words how the run's search differs from the paper's, for those that retrain what it finds."""
+    decay: dict[str, Pair] = {"weight decay": (module.weight_decay, protocol.WEIGHT_DECAY)}
+    pairs = decay | _of_both(module) | _of_the_search(module, data)
+    return "; ".join(data.differences_from_paper(retraining=False) + _unequal(pairs))
+
+
+def _unequal(pairs: dict[str, Pair]) -> list[str]:
+    return [f"{name} {ours}, not {theirs}" for name, (ours, theirs) in pairs.items() if ours != theirs]
+
+
+def _of_both(module: NasModule) -> dict[str, Pair]:
+    """Return settings of search and retraining beside the paper's."""
+    return {
         "clipping": (module.clip, protocol.CLIP),
         "G": (module.num_groups, module.default_groups()),
-        "precision": (str(trainer.precision), "32-true"),
-        "share of the training batches": (trainer.limit_train_batches, 1.0),
+        "precision": (str(module.trainer.precision), "32-true"),
+        "share of the training batches": (module.trainer.limit_train_batches, 1.0),
     }
-    if module.search_epochs > 0 and family == "darts":
-        pairs |= {
-            "search epochs": (module.search_epochs, protocol.SEARCH_EPOCHS),
-            "search batches": (data.batch_size * trainer.world_size, protocol.SEARCH_BATCH_SIZE),
-            "search channels": (settings.channels, protocol.SEARCH_CHANNELS),
-            "search cells": (settings.cells, protocol.SEARCH_CELLS),
-            "nodes": (settings.nodes, protocol.NUM_NODES),
-            "search learning rate": (settings.learning_rate, protocol.LEARNING_RATE),
-            "alphas' learning rate": (
-                settings.architecture_learning_rate, protocol.ARCHITECTURE_LEARNING_RATE
-            ),
-        }  # fmt: skip
-    differences = data.differences_from_paper()
-    differences += [f"{name} {ours}, not {theirs}" for name, (ours, theirs) in pairs.items() if ours != theirs]
-    return differences + _differences_of_the_genotype(module, family)
+
+
+def _of_the_search(module: NasModule, data: NasData) -> dict[str, Pair]:
+    """Return settings of the search beside the paper's; of MANAS' it says only what is as in DARTS."""
+    settings = module.settings
+    pairs: dict[str, Pair] = {
+        "search epochs": (module.search_epochs, protocol.SEARCH_EPOCHS),
+        "search batches": (data.batch_size * module.trainer.world_size, protocol.SEARCH_BATCH_SIZE),
+        "search channels": (settings.channels, protocol.SEARCH_CHANNELS),
+        "search cells": (settings.cells, protocol.SEARCH_CELLS),
+        "nodes": (settings.nodes, protocol.NUM_NODES),
+        "search learning rate": (settings.learning_rate, protocol.LEARNING_RATE),
+    }
+    if protocol.family(settings.method) == "darts":
+        return pairs | {
+            "alphas' learning rate": (settings.architecture_learning_rate, protocol.ARCHITECTURE_LEARNING_RATE)
+        }
+    if settings.agents == "per_cell":
+        pairs["search epochs"] = (module.search_epochs, protocol.PER_CELL_SEARCH_EPOCHS)
+        pairs["search cells"] = (settings.cells, protocol.CELLS)
+    return pairs
 
 
 def _differences_of_the_genotype(module: NasModule, family: str) -> list[str]:
     """Return how the architecture's origin differs: searched with the run's norm (DARTS), or with BN (MANAS)."""
-    if module.settings.method == "random":
+    found, given = module.settings, module.provenance
+    if found.method == "random" or (given is not None and given.method == "random"):
         return ["a random architecture, not a searched one"]
-    search_norm = module.norm if module.search_epochs > 0 else None
-    if module.provenance is not None:
-        search_norm = module.provenance.norm
-    if search_norm is None:
+    if module.search_epochs > 0:
+        return _unequal_norm(module.norm, module, family)
+    differences = []
+    if module.genotype is not None and module.genotype.num_nodes != protocol.NUM_NODES:
+        differences.append(f"nodes {module.genotype.num_nodes}, not {protocol.NUM_NODES}")
+    if given is None:
         name = "" if module.genotype is None else module.genotype.name
-        return [f"the published {name}, not an architecture of the run's own search"]
+        return [*differences, f"the published {name}, not an architecture of the run's own search"]
+    if protocol.family(given.method) != family:
+        differences.append(f"architecture searched by {given.method}, not {family}")
+    differences += _unequal_norm(given.norm, module, family)
+    return differences + ([f"its search: {given.differences}"] if given.differences else [])
+
+
+def _unequal_norm(search_norm: str, module: NasModule, family: str) -> list[str]:
     wanted = module.norm if family == "darts" else "bn"
     return [] if search_norm == wanted else [f"architecture searched with {search_norm}, not {wanted}"]
 

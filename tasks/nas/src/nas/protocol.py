@@ -15,6 +15,8 @@ Method = Literal["darts", "manas", "manas_ls", "random"]
 Order = Literal["first", "second"]
 
 SEARCH_EPOCHS, RETRAIN_EPOCHS = 50, 600
+PER_CELL_SEARCH_EPOCHS = 500
+"""Of a MANAS search of 20 cells with their own agents (Carlucci et al. 2019)."""
 SEARCH_BATCH_SIZE = 64
 RETRAIN_BATCH_SIZE = {"darts": 96, "manas": 64}
 SEARCH_CHANNELS, SEARCH_CELLS, NUM_NODES = 16, 8, 4
