@@ -229,7 +229,9 @@ def test_a_degenerate_norm_goes_on_where_it_is_allowed(tmp_path):
     record = read_record(only_run(tmp_path))
     assert record["status"] == "done"
     assert record["warnings"][0].startswith("degenerate, gone on with all the same: in")
-    assert record["curves"]["search/entropy"][-1][1] == pytest.approx(2.0794, abs=1e-3), "nothing was learned"
+    assert record["curves"]["search/entropy"][-1][1] == pytest.approx(2.0794, abs=5e-3), (
+        "Adam moves an alpha by 0.06 at most"
+    )
 
 
 class Watched(NasModule):
