@@ -46,6 +46,13 @@ class SuiteParser(LightningArgumentParser):
         raise UserError(self._clear(" ".join(str(message).split())))
 
     def _clear(self, message: str) -> str:
+        if found := re.search(
+            r'key "(?:[\w]+\.)*(\w+)": Expected a typing\.Literal\[(.+?)\]\. Got value: (.*)', message
+        ):
+            choices = re.findall(r"'([^']*)'", found[2])
+            near = difflib.get_close_matches(found[3], choices, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            return f"{found[1]} must be one of {', '.join(choices)}; got {found[3]!r}.{hint}"
         if found := re.search(r"nrecognized arguments?: (\S+)", message):
             key = found[1].lstrip("-").split("=")[0]
         elif found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):

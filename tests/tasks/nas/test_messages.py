@@ -41,8 +41,11 @@ def refused(capsys, tmp_path, *flags: str) -> str:
         (("--model.search_epochs=0",), "genotype must be DARTS_V1, DARTS_V2, a genotype's file or the folder"),
         (("--model.genotype=DARTS_V2",), "genotype must be left out where there is a search; got 'DARTS_V2'."),
         (("--model.search_epochs=0", "--model.genotype=DARTS_V3"), "Did you mean 'DARTS_V2'?"),
-        (("--model.method=enas",), "method"),
-        (("--model.order=third",), "order"),
+        (
+            ("--model.method=dartz",),
+            "method must be one of darts, manas, manas_ls, random; got 'dartz'. Did you mean 'da",
+        ),
+        (("--model.order=third",), "order must be one of first, second; got 'third'."),
         (("--model.num_groups=4",), "num_groups must be left out for norm 'bn', which has no groups; got 4."),
         (("--model.norm=bgn", "--model.num_groups=100000"), "num_groups"),
         (("--model.drop_path=1",), "drop_path must be in [0, 1); got 1.0."),
