@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from nas.genotype import PUBLISHED, random_genotype
-from nas.network import EvaluationNetwork, auxiliary_loss, drop_path
+from nas.network import EvaluationCell, EvaluationNetwork, auxiliary_loss, drop_path
 from nas.operations import TwoOffsets, Zero, build_operation
-from nas.space import PRIMITIVES, num_edges
+from nas.space import PRIMITIVES, Cell, Gene, num_edges
 from nas.supernet import SearchNetwork, genotype_path
 from norm_layers import NORMS, norm_factory
 from norm_layers.audit import audit_norms
@@ -217,6 +217,12 @@ def test_drop_path_spares_identities_and_evaluation():
     assert not torch.equal(network(images)[0], first)
     network.eval()
     torch.testing.assert_close(network(images), network(images))
+    skips = Cell(((Gene("skip_connect", 0), Gene("skip_connect", 1)),))
+    for is_reduction in (False, True):
+        cell = EvaluationCell(skips, (4, 4), 4, is_reduction=is_reduction, after_reduction=False, norm_layer=AFFINE)
+        maps = torch.randn(8, 4, 8, 8)
+        kept = torch.equal(cell(maps, maps, drop=0.5), cell(maps, maps, drop=0.0))
+        assert kept != is_reduction, "a skip that halves the map is no identity"
 
 
 def test_odd_sizes_are_refused():

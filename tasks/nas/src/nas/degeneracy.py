@@ -33,11 +33,6 @@ class Sensitivity:
     spread: float
     alpha_gradient: float | None = None
 
-    @property
-    def is_degenerate(self) -> bool:
-        """Whether the logits are the same for all images."""
-        return not self.spread > SMALLEST_SPREAD
-
     def __str__(self) -> str:
         gradient = "" if self.alpha_gradient is None else f", gradient of the alphas {self.alpha_gradient:.1e}"
         return f"the logits do not depend on the image (spread {self.spread:.1e}{gradient})"
