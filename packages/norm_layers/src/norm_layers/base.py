@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from norm_layers.functional import Uneven, batch_group_norm, channel_affine
+from norm_layers.functional import batch_group_norm
+from norm_layers.groups import Uneven
+from norm_layers.plain import channel_affine
 from norm_layers.shapes import check_positive
 from norm_layers.sync_functional import AllReduce, synchronised_batch_group_norm
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from norm_layers.base import ChannelAffine, FloatStatistics, check_momentum, lift_half, normalise
 from norm_layers.fold import NormState, fold_batch_norm
-from norm_layers.functional import UNEVEN_CHOICES, Uneven, channel_affine, groups_in_force
+from norm_layers.groups import UNEVEN_CHOICES, Uneven, groups_in_force
+from norm_layers.plain import channel_affine
 from norm_layers.shapes import (
     check_choice,
     check_input,

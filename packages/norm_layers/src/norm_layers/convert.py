@@ -14,9 +14,9 @@ from norm_layers.bgn import BatchGroupNorm
 from norm_layers.bn import BatchNorm
 from norm_layers.factory import NormFactory
 from norm_layers.fold import NormState, fold_batch_norm, pool_channel_statistics
-from norm_layers.functional import Uneven
 from norm_layers.gbgn import GeneralBatchGroupNorm
 from norm_layers.gn import Fallback
+from norm_layers.groups import Uneven
 from norm_layers.parts import NormParts, is_called_norm, read_norm
 from norm_layers.shapes import check_choice, warn_once
 from norm_layers.statistics import freeze_statistics, is_batch_statistic_norm, is_frozen

@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from norm_layers.base import check_momentum
-from norm_layers.functional import UNEVEN_CHOICES, Uneven
 from norm_layers.gn import FALLBACK_CHOICES, Fallback
+from norm_layers.groups import UNEVEN_CHOICES, Uneven
 from norm_layers.registry import NORMS, default_num_groups, load_norm
 from norm_layers.shapes import check_choice, check_positive
 from norm_layers.statistics import is_batch_statistic_norm

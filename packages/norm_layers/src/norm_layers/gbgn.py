@@ -4,7 +4,7 @@ from torch import Tensor
 
 from norm_layers.base import uses_batch_statistics
 from norm_layers.bgn import BatchGroupNorm
-from norm_layers.functional import Uneven
+from norm_layers.groups import Uneven
 from norm_layers.shapes import check_positive
 from norm_layers.virtual import forward_in_chunks
 

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from norm_layers.functional import channel_affine, group_blocks
+from norm_layers.groups import group_blocks
+from norm_layers.plain import channel_affine
 from norm_layers.shapes import Float, describe_shape, restore_memory_format
 
 

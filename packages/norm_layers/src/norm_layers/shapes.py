@@ -34,6 +34,7 @@ __all__ = [
     "check_input",
     "check_positive",
     "describe_shape",
+    "memory_format",
     "restore_memory_format",
     "warn_once",
 ]
@@ -116,6 +117,22 @@ def describe_shape(shape: Sequence[int], num_groups: int) -> str:
     return ", ".join([*sizes, f"D={math.prod(shape[1:])}", f"G={num_groups}"])
 
 
+def memory_format(x: Tensor) -> torch.memory_format:
+    """Give the memory format in which a norm's output for x should lie.
+
+    Args:
+        x: Input of shape (N, C, *spatial).
+
+    Returns:
+        channels_last (or channels_last_3d) where channels are innermost in memory, else contiguous.
+    """
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    # Strides rather than is_contiguous(memory_format=...): the latter is not available under torch.func.vmap.
+    if x.ndim in formats and x.shape[1] > 1 and x.stride(1) == 1 and math.prod(x.shape[2:]) > 1:
+        return formats[x.ndim]
+    return torch.contiguous_format
+
+
 def restore_memory_format(y: Tensor, x: Tensor) -> Tensor:
     """Give the result the memory format of the input (channels_last stays channels_last).
 
@@ -126,8 +143,4 @@ def restore_memory_format(y: Tensor, x: Tensor) -> Tensor:
     Returns:
         y, copied only where its format differs.
     """
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    # Strides rather than is_contiguous(memory_format=...): the latter is not available under torch.func.vmap.
-    if x.ndim in formats and x.shape[1] > 1 and x.stride(1) == 1 and math.prod(x.shape[2:]) > 1:
-        return y.contiguous(memory_format=formats[x.ndim])
-    return y.contiguous()
+    return y.contiguous(memory_format=memory_format(x))

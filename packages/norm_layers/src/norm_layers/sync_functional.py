@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from norm_layers.functional import Uneven, channel_affine, group_blocks, groups_in_force, statistics_dtype
+from norm_layers.groups import Uneven, group_blocks, groups_in_force
+from norm_layers.plain import channel_affine, statistics_dtype
 from norm_layers.shapes import Float, describe_shape, restore_memory_format
 
 

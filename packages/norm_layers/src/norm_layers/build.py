@@ -1,0 +1,93 @@
+"""Build the CPU kernel: C++ without headers of torch, so that it takes a second or two, once a machine.
+
+The library lies in the user's cache under a name made of its source and its compiler flags. Several processes may
+build it at once: each compiles a file of its own and moves it to that name in one step.
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+SOURCES = [Path(__file__).with_name(name) for name in ("cpu_kernel.cpp", "cpu_vectors.h")]
+
+# What torch's own kernels may use on this processor is what this one may use.
+_INSTRUCTIONS = {
+    "AVX2": ["-mavx2", "-mfma"],
+    "AVX512": [
+        "-mavx512f",
+        "-mavx512bw",
+        "-mavx512dq",
+        "-mavx512vl",
+        "-mavx2",
+        "-mfma",
+        "-mprefer-vector-width=512",
+    ],
+}
+_SECONDS = 120
+_logger = logging.getLogger("norm_layers")
+
+
+def load_kernel() -> ctypes.CDLL | None:
+    """Load the CPU kernel, built if it is not in the cache.
+
+    The cache is `norm_layers` in XDG_CACHE_HOME (or ~/.cache); the compiler is CXX, or the first of c++, g++ and
+    clang++ on the path. NORM_LAYERS_KERNEL=0 goes without the kernel.
+
+    Returns:
+        The library. None without a compiler that has OpenMP, or a cache that can be written to; the reason is logged
+        at level info.
+    """
+    if os.environ.get("NORM_LAYERS_KERNEL") == "0":
+        return None
+    try:
+        return ctypes.CDLL(str(_cached_library()))
+    except (OSError, subprocess.SubprocessError) as error:
+        detail = getattr(error, "stderr", None) or error
+        _logger.info("norm_layers: no CPU kernel, torch's own operations instead: %s", detail)
+        return None
+
+
+def _cached_library() -> Path:
+    """Give the path of the library, which is there then."""
+    flags = _compiler_flags()
+    parts = [*(source.read_text(encoding="utf-8") for source in SOURCES), *flags, sys.platform, platform.machine()]
+    name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "norm_layers"
+    library = cache / f"cpu_kernel-{name}.so"
+    if not library.exists():
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _compile(flags, library)
+    return library
+
+
+def _compile(flags: list[str], library: Path) -> None:
+    """Compile the kernel to a temporary file and move it into place."""
+    compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    if compiler is None:
+        raise OSError("there is no C++ compiler on the path")
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        built = Path(folder) / library.name
+        command = [*compiler.split(), *flags, str(SOURCES[0]), *_openmp_of_torch(), "-o", str(built)]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=_SECONDS)
+        built.replace(library)
+
+
+def _compiler_flags() -> list[str]:
+    """Give the flags that decide what the library is."""
+    instructions = _INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), [])
+    return ["-std=c++17", "-O3", *instructions, "-fno-math-errno", "-fopenmp", "-fPIC", "-shared", "-w"]
+
+
+def _openmp_of_torch() -> list[str]:
+    """Give the OpenMP library that torch brings, whose threads the kernel should share, ahead of the compiler's."""
+    libraries = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    return ["-Wl,--as-needed", *map(str, libraries)] if libraries else []
