@@ -11,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from norm_layers import batch_group_norm, make_norm
 from norm_layers.cpu_kernel import cpu_functions
-from norm_layers.plain import plain_batch_group_norm
+from norm_layers.instance_functional import flat_group_norm
+from norm_layers.plain import plain_batch_group_norm, plain_flat_group_norm
 from norm_layers.shapes import memory_format
 
 pytestmark = pytest.mark.skipif(not cpu_functions(), reason="there is no C++ compiler with OpenMP to build the kernel")
@@ -88,6 +89,24 @@ def test_kernel_is_the_plain_function(shape, num_groups, layout, dtype):
     assert [values.dtype for values in actual] == [values.dtype for values in plain]
 
 
+@pytest.mark.parametrize("dtype", list(TOLERANCES), ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("shape", "num_groups"), [((3, 6, 5, 5), 7), ((4, 36, 8, 8), 32), ((2, 5, 40, 33), 3)])
+def test_flat_groups_are_the_plain_function(shape, num_groups, layout, dtype):
+    kept = torch.promote_types(dtype, torch.float32)
+    x, gradient = (arrange(torch.randn(shape).to(dtype), layout) for _ in range(2))
+    affine = [torch.rand(shape[1], dtype=kept) - 0.3, torch.randn(shape[1], dtype=kept)]
+    results = []
+    for norm, wide in ((flat_group_norm, dtype), (plain_flat_group_norm, torch.float64)):
+        leaves = [values.to(torch.promote_types(values.dtype, wide)).requires_grad_() for values in (x, *affine)]
+        y = norm(*leaves, num_groups=num_groups, eps=1e-3)
+        assert memory_format(y) == memory_format(x)
+        results.append([y.detach(), *torch.autograd.grad(y, leaves, gradient.to(y.dtype))])
+    for ours, reference in zip(*results):
+        scale = max(1.0, reference.abs().max().item())
+        torch.testing.assert_close(ours.double() / scale, reference / scale, **TOLERANCES[dtype])
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize(("shape", "num_groups"), [((16, 8, 12, 12), 4), ((16, 36, 8, 8), 64), ((600, 8, 2, 2), 2)])
 @pytest.mark.parametrize("outlier", [False, True])
@@ -131,6 +150,10 @@ def test_second_derivatives(num_groups, channels_last):
     def function(x, weight, bias):
         return batch_group_norm(x, None, None, weight, bias, num_groups=num_groups, training=True)
 
+    def flat(x, weight, bias):
+        return flat_group_norm(x, weight, bias, num_groups=num_groups)
+
+    assert torch.autograd.gradgradcheck(flat, inputs)
     assert torch.autograd.gradcheck(function, inputs)
     assert torch.autograd.gradgradcheck(function, inputs)
 
@@ -170,6 +193,8 @@ def test_saved_activations_are_those_of_batch_norm(num_groups):
     x = torch.randn(4, 8, 16, 15)
     assert saved_bytes(nn.BatchNorm2d(8), x) >= x.numel() * 4
     assert saved_bytes(make_norm("bgn", 8, num_groups=num_groups), x) <= x.numel() * 4 + 2 * 4 * num_groups
+    if 8 % num_groups != 0:
+        assert saved_bytes(make_norm("gn", 8, num_groups=num_groups), x) <= x.numel() * 4 + 4 * 2 * 4 * num_groups
 
 
 def test_activation_checkpoints_give_the_same_gradients():

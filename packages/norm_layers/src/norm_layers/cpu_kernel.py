@@ -140,7 +140,7 @@ def cpu_differentiate(
     return dx, affine[0], affine[1]
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=256)
 def _plan(layout: MatrixLayout) -> tuple[int, object]:
     """Give the address of the kernel's plan, and what keeps it alive."""
     runs = cut_columns(layout, block_size=_BLOCK, by_channel=False)

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from norm_layers.groups import group_blocks
-from norm_layers.plain import channel_affine
+from norm_layers.fused import fused_flat_group_norm
+from norm_layers.plain import channel_affine, plain_flat_group_norm
 from norm_layers.shapes import Float, describe_shape, restore_memory_format
 
 
@@ -78,21 +78,13 @@ def flat_group_norm(
     """
     if x.numel() == 0:
         return channel_affine(x, x, weight, bias)
-    num_samples, num_elements = x.shape[0], math.prod(x.shape[1:])
-    if num_groups > num_elements:
+    if num_groups > math.prod(x.shape[1:]):
         raise ValueError(
             f"num_groups must be at most D = C·H·W; got {describe_shape(x.shape, num_groups)}. "
             "Take fewer groups, or fallback='divisor' for a divisor of C."
         )
-    flat = x.reshape(num_samples, num_elements)
-    pieces = []
-    for _, block_groups, first_element, group_size in group_blocks(num_elements, num_groups=num_groups):
-        piece = flat.narrow(1, first_element, block_groups * group_size)
-        grouped = piece.reshape(num_samples, block_groups, group_size)
-        y = torch.group_norm(grouped, block_groups, None, None, eps, torch.backends.cudnn.enabled)
-        pieces.append(y.reshape(num_samples, block_groups * group_size))
-    y = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
-    return restore_memory_format(channel_affine(y.view(x.shape), x, weight, bias), x)
+    y = fused_flat_group_norm(x, weight, bias, num_groups=num_groups, eps=eps)
+    return plain_flat_group_norm(x, weight, bias, num_groups=num_groups, eps=eps) if y is None else y
 
 
 def positional_norm(

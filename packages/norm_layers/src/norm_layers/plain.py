@@ -100,6 +100,38 @@ def plain_batch_group_norm(
     return restore_memory_format(channel_affine(y.view(x.shape), x, weight, bias), x)
 
 
+def plain_flat_group_norm(
+    x: Float[Tensor, "N C *spatial"],
+    weight: Float[Tensor, " C"] | None,
+    bias: Float[Tensor, " C"] | None,
+    *,
+    num_groups: int,
+    eps: float = 1e-5,
+) -> Float[Tensor, "N C *spatial"]:
+    """Compute `instance_functional.flat_group_norm` with torch's own operations.
+
+    Args:
+        x: Input of shape (N, C, *spatial), not empty.
+        weight: Scale per channel. None: 1.
+        bias: Shift per channel. None: 0.
+        num_groups: G, at most D.
+        eps: Added to the variance.
+
+    Returns:
+        Output of the shape, dtype and memory format of x.
+    """
+    num_samples, num_elements = x.shape[0], math.prod(x.shape[1:])
+    flat = x.reshape(num_samples, num_elements)
+    pieces = []
+    for _, block_groups, first_element, group_size in group_blocks(num_elements, num_groups=num_groups):
+        piece = flat.narrow(1, first_element, block_groups * group_size)
+        grouped = piece.reshape(num_samples, block_groups, group_size)
+        y = torch.group_norm(grouped, block_groups, None, None, eps, torch.backends.cudnn.enabled)
+        pieces.append(y.reshape(num_samples, block_groups * group_size))
+    y = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+    return restore_memory_format(channel_affine(y.view(x.shape), x, weight, bias), x)
+
+
 def channel_affine(
     y: Float[Tensor, "N C *spatial"],
     x: Float[Tensor, "N C *spatial"],

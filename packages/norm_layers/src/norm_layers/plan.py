@@ -26,6 +26,7 @@ class MatrixLayout(NamedTuple):
         num_groups: G; statistics run over the rows and the columns of a group.
         channel_columns: Columns of each channel.
         channels_last: Whether the matrix is that of a channels_last input.
+        samples: Samples that lie side by side in one row, with groups of their own; 1 where samples are rows.
     """
 
     rows: int
@@ -34,12 +35,15 @@ class MatrixLayout(NamedTuple):
     num_groups: int
     channel_columns: int
     channels_last: bool
+    samples: int = 1
 
     def group_bounds(self) -> Tensor:
         """Give the first column of each group, and the end: sizes differ by at most one, the larger ones first."""
-        size, num_larger = divmod(self.columns, self.num_groups)
+        columns, groups = self.columns // self.samples, self.num_groups // self.samples
+        size, num_larger = divmod(columns, groups)
         index = torch.arange(self.num_groups + 1, device="cpu")
-        return index * size + index.clamp(max=num_larger)
+        inside = index % groups
+        return index // groups * columns + inside * size + inside.clamp(max=num_larger)
 
 
 class ColumnPieces(NamedTuple):
