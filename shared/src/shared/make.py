@@ -50,6 +50,7 @@ TARGETS = {
     "publish": "append finished runs to results/runs and redraw results/: make publish runs=DIR",
     "smoke": "the whole path of one task, or of all, in seconds: make smoke [task=…]",
     "test": 'the tests: make test [args="-k bgn"]',
+    "bench": 'the norm layers beside nn.BatchNorm2d, minutes: make bench [args="--batches=2,32,128"]',
     "lint": "ruff and mypy",
     "lock": "resolve the dependencies anew and write requirements.lock",
 }
@@ -63,6 +64,7 @@ TARGET_VARIABLES = {
     "publish": ["runs"],
     "smoke": ["task", "norm", "runs"],
     "test": ["args"],
+    "bench": ["args"],
     "lint": [],
     "lock": [],
 }
@@ -278,10 +280,12 @@ def target_commands(target: str, variables: dict[str, str], tasks: dict[str, Tas
             return [["-m", task.targets[target].module, *(f"--{key}={value}" for key, value in variables.items())]]
     if target == "test":
         return [["-m", "pytest", *shlex.split(variables.get("args", ""))]]
+    if target == "bench":
+        return [["-m", "benchmarks.norm_layers", *shlex.split(variables.get("args", ""))]]
     return [
         ["-m", "ruff", "check", "."],
         ["-m", "ruff", "format", "--check", "."],
-        ["-m", "mypy", *source_folders()],
+        ["-m", "mypy", *source_folders(), "benchmarks"],
     ]
 
 
