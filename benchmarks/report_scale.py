@@ -45,9 +45,17 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         size = write_runs(folder / "runs", options.num_runs)
-        command = [sys.executable, "-m", "shared.report", "--runs", folder / "runs", "--results", folder / "none"]
+        command = [
+            sys.executable,
+            "-m",
+            "shared.report",
+            "--runs",
+            str(folder / "runs"),
+            "--results",
+            str(folder / "no"),
+        ]
         began = time.perf_counter()
-        subprocess.run([*command, "--out", folder / "out"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*command, "--out", str(folder / "out")], check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - began
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         page = (folder / "out" / "report.html").stat().st_size

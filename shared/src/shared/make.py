@@ -54,6 +54,10 @@ TARGETS = {
     "lint": "ruff and mypy",
     "lock": "resolve the dependencies anew and write requirements.lock",
 }
+MODULES = {"runs": ["shared.listing"], "clean-runs": ["shared.listing", "--clean"]}
+"""Targets that are one module, with a flag for each variable."""
+MODULES_WITH_ARGS = {"test": "pytest", "bench": "benchmarks.norm_layers"}
+"""Targets that are one module, with the flags in args=."""
 TARGET_VARIABLES = {
     "help": [],
     "setup": [],
@@ -266,9 +270,6 @@ def target_commands(target: str, variables: dict[str, str], tasks: dict[str, Tas
         if "task" in variables:
             choose("task", variables["task"], tasks)
         return [["-m", "shared.report", *(f"--{key}={value}" for key, value in variables.items())]]
-    if target in ("runs", "clean-runs"):
-        clean = ["--clean"] if target == "clean-runs" else []
-        return [["-m", "shared.listing", *clean, *(f"--{key}={value}" for key, value in variables.items())]]
     if target == "publish":
         if "runs" not in variables:
             raise UserError(
@@ -278,10 +279,10 @@ def target_commands(target: str, variables: dict[str, str], tasks: dict[str, Tas
     for task in tasks.values():
         if target in task.targets:
             return [["-m", task.targets[target].module, *(f"--{key}={value}" for key, value in variables.items())]]
-    if target == "test":
-        return [["-m", "pytest", *shlex.split(variables.get("args", ""))]]
-    if target == "bench":
-        return [["-m", "benchmarks.norm_layers", *shlex.split(variables.get("args", ""))]]
+    if (module := MODULES.get(target)) is not None:
+        return [["-m", *module, *(f"--{key}={value}" for key, value in variables.items())]]
+    if (plain := MODULES_WITH_ARGS.get(target)) is not None:
+        return [["-m", plain, *shlex.split(variables.get("args", ""))]]
     return [
         ["-m", "ruff", "check", "."],
         ["-m", "ruff", "format", "--check", "."],
