@@ -62,7 +62,8 @@ def final_screen(run: Run, record: dict[str, Any], *, report: Path | None = None
     ours = record["status"] if record["status"] != "done" else _number(headline) if headline else "X"
     groups = "" if record["num_groups"] is None else f", G = {record['num_groups']}"
     wandb = record["wandb"]
-    tracked = {"off": "off", "offline": f"offline in {run.path / 'wandb'}; to log online: .venv/bin/wandb login"}
+    send = f".venv/bin/wandb login, then make sync{elsewhere(run)}"
+    tracked = {"off": "off", "offline": f"offline in {run.path / 'wandb'}; to send it: {send}"}
     data = record["dataset"]
     compare = f"make report runs={run.path.parent.parent}"
     lines = [
@@ -89,11 +90,14 @@ def final_screen(run: Run, record: dict[str, Any], *, report: Path | None = None
     return "\n".join([rule, *(f"{name:<{width}}  {text}" for name, text in lines), rule])
 
 
+def elsewhere(run: Run) -> str:
+    """Return the make variable that names the folder of runs; nothing for the default one."""
+    runs = str(run.path.parent.parent)
+    return "" if runs == "runs" else f" runs={shlex.quote(runs)}"
+
+
 def next_command(run: Run, record: dict[str, Any]) -> str:
     """Return the command of the same run with the norm to compare with: BN, or BGN after BN."""
     other = "bn" if record["norm"] != "bn" else "bgn"
     command = re.sub(r" (norm|num_groups)=\S+", "", run.command) + f" norm={other}"
-    runs = run.path.parent.parent
-    if str(runs) != "runs":
-        command += f" runs={shlex.quote(str(runs))}"
-    return command + (" data_dir=…" if record["dataset"]["name"] != "embedded" else "")
+    return command + elsewhere(run) + (" data_dir=…" if record["dataset"]["name"] != "embedded" else "")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import netrc
 import os
+import re
 import sys
+import time
 from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +22,8 @@ MODES = ("auto", "online", "offline", "off")
 INIT_TIMEOUT_SECONDS = 20
 FINISH_TIMEOUT_SECONDS = 60
 MIN_KEY_LENGTH = 40
+REFUSAL = re.compile(r"\berror 40[134]\b")
+"""How W&B words an answer that no later attempt would change."""
 
 
 def api_key() -> str | None:
@@ -69,6 +73,14 @@ def resolve_mode(mode: str) -> str:
     return "online"
 
 
+def _seconds(variable: str, default: float) -> float:
+    """Return the seconds that a variable of W&B's asks for, or the default."""
+    try:
+        return float(os.environ.get(variable) or default)
+    except ValueError:
+        raise UserError(f"{variable} must be a number of seconds; got {os.environ[variable]!r}.") from None
+
+
 class RunWandbLogger(WandbLogger):
     """WandbLogger that does not send again what the same run sent before it was killed.
 
@@ -114,11 +126,12 @@ def start_wandb(
         The logger; None for mode off. If the server cannot be reached, an offline logger, with a line that says so.
 
     Raises:
-        UserError: If the server refuses the key.
+        UserError: If the server refuses the key, or what the key asks for.
     """
     if mode == "off":
         return None
     os.environ.setdefault("WANDB_SILENT", "true")  # the run's last screen says where W&B is
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else it prints, and holds up the end, where W&B is away
     import wandb
 
     os.environ.setdefault("WANDB_DATA_DIR", str(run.path / "wandb-data"))
@@ -127,8 +140,8 @@ def start_wandb(
     def start(mode: Literal["online", "offline"]) -> RunWandbLogger:
         settings = wandb.Settings(
             mode=mode,
-            init_timeout=INIT_TIMEOUT_SECONDS,
-            finish_timeout=FINISH_TIMEOUT_SECONDS,
+            init_timeout=_seconds("WANDB_INIT_TIMEOUT", INIT_TIMEOUT_SECONDS),
+            finish_timeout=_seconds("WANDB_FINISH_TIMEOUT", FINISH_TIMEOUT_SECONDS),
             silent=True,
             console="off",
         )
@@ -145,11 +158,12 @@ def start_wandb(
 
     try:
         return start("online" if mode == "online" else "offline")
-    except wandb.errors.AuthenticationError as error:
-        raise UserError(f"W&B refused the key: {one_line(error)} Use wandb=offline to go on without.") from error
     except wandb.errors.UsageError as error:
         raise UserError(f"W&B's settings must be ones that it takes; got: {one_line(error)}") from error
-    except (wandb.errors.CommError, TimeoutError) as error:
+    except (wandb.Error, TimeoutError) as error:
+        is_away = isinstance(error, TimeoutError | wandb.errors.CommError) and not REFUSAL.search(str(error))
+        if not is_away or isinstance(error, wandb.errors.AuthenticationError):
+            raise UserError(f"W&B refused the run: {one_line(error)} Use wandb=offline to go on without.") from error
         if mode == "offline":
             raise
         print(
@@ -158,6 +172,7 @@ def start_wandb(
             flush=True,
         )
         wandb.teardown()  # the failed run still holds its id
+        os.environ.pop("WANDB_SERVICE", None)  # also in a service that a parent process keeps alive
         return start("offline")
 
 
@@ -181,7 +196,14 @@ def finish_wandb(logger: RunWandbLogger | None, *, summary: dict[str, Any], exit
         if getattr(rank_zero_only, "rank", 0) == 0:
             experiment.summary.update(summary)
         address = experiment.url if not experiment.offline else None
+        began, timeout = time.monotonic(), experiment.settings.finish_timeout
         wandb.finish(exit_code=exit_code)
+        if address and time.monotonic() - began >= timeout:
+            print(
+                f"W&B did not take the whole run in {timeout:.0f} s; `make sync` sends the rest later.",
+                file=sys.stderr,
+                flush=True,
+            )
     except (wandb.Error, OSError, TimeoutError) as error:
         print(
             f"W&B did not finish ({one_line(error)[:120]}); the record is complete without it.",
