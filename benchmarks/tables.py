@@ -84,29 +84,21 @@ def _misses(rows: list[Row]) -> str:
         return "None."
     lines = [
         [
-            row["norm"],
-            str(row["batch_size"]),
-            "x".join(map(str, row["shape"])),
-            str(row["num_groups"] or ""),
-            row["layout"],
+            *_case(row),
             f"{row['training']['ours']['ratio']:.2f}",
             f"{row['training']['ours']['microseconds']:.0f}",
             ", ".join(f"{name} {share:.0%}" for name, share in row.get("profile", {}).items()),
         ]
         for row in sorted(missed, key=lambda row: -row["training"]["ours"]["ratio"])
     ]
-    return _table(["Norm", "Batch", "C x H x W", "G", "Layout", "ratio", "µs", "Profile"], lines)
+    return _table([*CASE, "ratio", "µs", "Profile"], lines)
 
 
 def _cases(rows: list[Row]) -> str:
     """List everything."""
     lines = [
         [
-            row["norm"],
-            str(row["batch_size"]),
-            "x".join(map(str, row["shape"])),
-            str(row["num_groups"] or ""),
-            row["layout"],
+            *_case(row),
             f"{row['training']['batch_norm']['microseconds']:.0f}",
             f"{row['training']['ours']['ratio']:.2f}",
             f"{row['training']['plain']['ratio']:.2f}",
@@ -116,8 +108,17 @@ def _cases(rows: list[Row]) -> str:
         ]
         for row in rows
     ]
-    head = ["Norm", "Batch", "C x H x W", "G", "Layout", "BatchNorm2d, µs"]
+    head = [*CASE, "BatchNorm2d, µs"]
     return _table([*head, "training", "plain", "evaluation", "saved", "peak"], lines)
+
+
+CASE = ("Norm", "Batch", "C x H x W", "G", "Layout")
+
+
+def _case(row: Row) -> list[str]:
+    """Name a case: the cells under `CASE`."""
+    shape = "x".join(map(str, row["shape"]))
+    return [row["norm"], str(row["batch_size"]), shape, str(row["num_groups"] or ""), row["layout"]]
 
 
 def _memory(row: Row, what: str) -> float:

@@ -1,56 +1,24 @@
 """Whole adversarial runs: what is tested, what the record says, divergence, resuming, two ranks, and mistakes."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from task_runs import TaskRuns, best_in_the_second_epoch, read_record, read_weights
 
 from adversarial.attacks import is_right, pgd_survivors
 from adversarial.data import AdversarialData
 from adversarial.module import AdversarialModule
 from adversarial.protocol import attack_key
-from shared.catalog import load_tasks
-from shared.cli import main
 from shared.report.records import parse_record
 
-SMOKE = load_tasks()["adversarial"].configs["smoke"]
-
-
-def run(runs: Path, *flags: str, module: type[AdversarialModule] = AdversarialModule) -> int:
-    arguments = [f"--config={SMOKE}", f"--runs={runs}", "--wandb=off", "--report=false", *flags]
-    return main("adversarial", module, AdversarialData, arguments)
-
-
-def resume(folder: Path, module: type[AdversarialModule] = AdversarialModule) -> int:
-    arguments = [f"--config={folder / 'config.yaml'}", f"--resume={folder}", "--report=false"]
-    return main("adversarial", module, AdversarialData, arguments)
-
-
-def only_run(runs: Path) -> Path:
-    (folder,) = (runs / "adversarial").iterdir()
-    return folder
-
-
-def read_record(folder: Path) -> dict:
-    return json.loads((folder / "record.json").read_text())
-
-
-def state(folder: Path, name: str) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "checkpoints" / name, weights_only=True)["state_dict"]
-
-
+RUNS = TaskRuns("adversarial")
+run, resume, only_run = RUNS.run, RUNS.resume, RUNS.only_run
+SMOKE = RUNS.config
 FLAGS = ("--trainer.max_epochs=4", "--model.ema_decay=0.8", "--model.schedule=cosine", "--seed=1")
-
-
-class BestInTheSecondEpoch(AdversarialModule):
-    """Lowers the held-out score away from the second epoch: which weights are the best is then no matter of chance."""
-
-    def log(self, name, value, *args, **kwargs):
-        away = 100 * abs(self.current_epoch - 1) if name == self.monitor else 0
-        super().log(name, value - away, *args, **kwargs)
+BestInTheSecondEpoch = best_in_the_second_epoch(AdversarialModule)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +33,7 @@ def module_with(folder: Path, checkpoint: str) -> tuple[AdversarialModule, Adver
     data.open()
     module = AdversarialModule(norm="bgn", batch_size=16, width=1, steps=2, ema_decay=0.8)
     module.build(data)
-    module.load_state_dict(state(folder, checkpoint))
+    module.load_state_dict(read_weights(folder, checkpoint))
     return module.eval(), data
 
 
@@ -140,8 +108,8 @@ def test_a_killed_run_resumes_bit_for_bit(whole_run, tmp_path):
     assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 12, "in mid-epoch"
     assert resume(folder, BestInTheSecondEpoch) == 0
     for name in ("last.ckpt", "best.ckpt"):
-        expected = state(whole_run, name)
-        assert all(torch.equal(value, expected[key]) for key, value in state(folder, name).items())
+        expected = read_weights(whole_run, name)
+        assert all(torch.equal(value, expected[key]) for key, value in read_weights(folder, name).items())
     ours, theirs = read_record(folder), read_record(whole_run)
     for key in ("metrics", "items", "curves", "profiles", "protocol"):
         assert ours[key] == theirs[key], key
@@ -156,7 +124,7 @@ def test_the_average_of_the_weights_is_that_of_a_loop(tmp_path):
             self.steps_seen.append({name: value.clone() for name, value in self.network.state_dict().items()})
 
     assert run(tmp_path, "--model.ema_decay=0.8", "--trainer.max_epochs=1", module=Keeping) == 0
-    saved = state(only_run(tmp_path), "last.ckpt")
+    saved = read_weights(only_run(tmp_path), "last.ckpt")
     expected = Keeping.steps_seen[0]
     for step in Keeping.steps_seen[1:]:
         expected = {
@@ -237,7 +205,7 @@ def test_two_ranks_keep_one_network(tmp_path):
         [*command, f"--run_dir={tmp_path / 'run'}"], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    weights = state(tmp_path / "run", "last.ckpt")
+    weights = read_weights(tmp_path / "run", "last.ckpt")
     assert all(bool(torch.isfinite(value).all()) for value in weights.values())
     means = [value for name, value in weights.items() if name.endswith("running_mean")]
     assert means

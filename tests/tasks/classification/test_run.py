@@ -11,43 +11,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from task_runs import TaskRuns, read_weights
 
 from classification.data import ClassificationData
 from classification.module import ClassificationModule
-from shared.catalog import load_tasks
 from shared.cli import main
 from shared.report.records import parse_record
 from shared.runs import hold_run, open_run
 
-SMOKE = load_tasks()["classification"].configs["smoke"]
-
-
-def run(runs: Path, *flags: str) -> int:
-    return main(
-        "classification",
-        ClassificationModule,
-        ClassificationData,
-        [f"--config={SMOKE}", f"--runs={runs}", "--wandb=off", *flags],
-    )
-
-
-def resume(folder: Path) -> int:
-    arguments = [f"--config={folder / 'config.yaml'}", f"--resume={folder}"]
-    return main("classification", ClassificationModule, ClassificationData, arguments)
-
-
-def only_run(runs: Path) -> Path:
-    (folder,) = (runs / "classification").iterdir()
-    return folder
+RUNS = TaskRuns("classification", always=())
+run, resume, only_run = RUNS.run, RUNS.resume, RUNS.only_run
+SMOKE = RUNS.config
 
 
 def rows(folder: Path) -> list[tuple[str, ...]]:
     with (folder / "metrics.csv").open() as file:
         return sorted(tuple(row.values()) for row in csv.DictReader(file))
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +118,8 @@ def test_a_stopped_run_resumes_bit_for_bit(whole_run, tmp_path, step, number, ca
 
 
 def assert_same(folder: Path, whole: Path) -> None:
-    expected = weights(whole)
-    for name, value in weights(folder).items():
+    expected = read_weights(whole)
+    for name, value in read_weights(folder).items():
         assert torch.equal(value, expected[name]), name
     assert rows(folder) == rows(whole)
     ours, theirs = (json.loads((path / "record.json").read_text()) for path in (folder, whole))
@@ -173,7 +152,7 @@ def test_the_shard_is_every_nth_image(whole_run):
     )
     module.build(data)
     module.network.load_state_dict(
-        {k.removeprefix("network."): v for k, v in weights(whole_run).items() if k.startswith("network.")}
+        {k.removeprefix("network."): v for k, v in read_weights(whole_run).items() if k.startswith("network.")}
     )
     module.eval()
     hits = []

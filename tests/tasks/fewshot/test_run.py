@@ -1,6 +1,5 @@
 """Whole few-shot runs: what is tested, what the record says, resuming, two ranks, and mistakes."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from task_runs import TRANSDUCTIVE_NORM, TaskRuns, best_in_the_second_epoch, read_record, read_weights
 
 from fewshot.data import FewshotData
 from fewshot.imprinting import episode_hits
@@ -19,45 +19,11 @@ from shared.catalog import load_tasks
 from shared.cli import main
 from shared.report.records import parse_record
 
-SMOKE = load_tasks()["fewshot"].configs["smoke"]
-
-
-def run(runs: Path, *flags: str, module: type[FewshotModule] = FewshotModule) -> int:
-    arguments = [f"--config={SMOKE}", f"--runs={runs}", "--wandb=off", "--report=false", *flags]
-    return main("fewshot", module, FewshotData, arguments)
-
-
-def resume(folder: Path, module: type[FewshotModule] = FewshotModule) -> int:
-    return main(
-        "fewshot",
-        module,
-        FewshotData,
-        [f"--config={folder / 'config.yaml'}", f"--resume={folder}", "--report=false"],
-    )
-
-
-def only_run(runs: Path) -> Path:
-    (folder,) = (runs / "fewshot").iterdir()
-    return folder
-
-
-def read_record(folder: Path) -> dict:
-    return json.loads((folder / "record.json").read_text())
-
-
-def state(folder: Path, name: str) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "checkpoints" / name, weights_only=True)["state_dict"]
-
-
+RUNS = TaskRuns("fewshot")
+run, resume, only_run = RUNS.run, RUNS.resume, RUNS.only_run
+SMOKE = RUNS.config
 FLAGS = ("--trainer.max_epochs=4", "--trainer.log_every_n_steps=1", "--model.milestones=[1]", "--seed=2")
-
-
-class BestInTheSecondEpoch(FewshotModule):
-    """Lowers the held-out score away from the second epoch: which weights are the best is then no matter of chance."""
-
-    def log(self, name, value, *args, **kwargs):
-        away = 100 * abs(self.current_epoch - 1) if name == self.monitor else 0
-        super().log(name, value - away, *args, **kwargs)
+BestInTheSecondEpoch = best_in_the_second_epoch(FewshotModule)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +45,7 @@ def smoke_data() -> FewshotData:
 def module_with(folder: Path, checkpoint: str, data: FewshotData) -> FewshotModule:
     module = FewshotModule(norm="bgn", widths=[8, 8, 16, 16], batch_size=16)
     module.build(data)
-    module.load_state_dict(state(folder, checkpoint))
+    module.load_state_dict(read_weights(folder, checkpoint))
     return module.eval()
 
 
@@ -139,7 +105,7 @@ def test_scoring_the_untrained_network_leaves_no_trace(tmp_path):
     flags = ("--trainer.max_epochs=1", "--model.milestones=[1]")
     assert run(tmp_path / "plain", *flags, module=Plain) == 0
     assert run(tmp_path / "scored", *flags) == 0
-    plain, scored = (state(only_run(tmp_path / name), "last.ckpt") for name in ("plain", "scored"))
+    plain, scored = (read_weights(only_run(tmp_path / name), "last.ckpt") for name in ("plain", "scored"))
     assert all(torch.equal(value, plain[name]) for name, value in scored.items())
 
 
@@ -199,8 +165,8 @@ def test_a_killed_run_resumes_bit_for_bit(whole_run, tmp_path):
     assert not (folder / "record.json").exists()
     assert resume(folder, BestInTheSecondEpoch) == 0
     for name in ("last.ckpt", "best.ckpt"):
-        expected = state(whole_run, name)
-        assert all(torch.equal(value, expected[key]) for key, value in state(folder, name).items())
+        expected = read_weights(whole_run, name)
+        assert all(torch.equal(value, expected[key]) for key, value in read_weights(folder, name).items())
     ours, theirs = read_record(folder), read_record(whole_run)
     for key in ("metrics", "items", "curves", "dataset", "protocol"):
         assert ours[key] == theirs[key], key
@@ -219,7 +185,7 @@ def test_two_ranks_are_one_process(tmp_path):
         command = [sys.executable, "-m", "fewshot", *flags, *extra, f"--run_dir={tmp_path / name}"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
-    one, two = (state(tmp_path / name, "last.ckpt") for name in ways)
+    one, two = (read_weights(tmp_path / name, "last.ckpt") for name in ways)
     for key, value in one.items():
         if key.startswith("network."):
             torch.testing.assert_close(two[key], value, rtol=1e-9, atol=1e-11)
@@ -242,16 +208,8 @@ def test_the_code_s_epoch_runs_and_resumes(tmp_path):
     assert read_record(folder)["protocol"]["epoch"] == "7 iterations"
 
 
-BATCH_NORM = """
-import torch
-class Transductive(torch.nn.BatchNorm2d):
-    def __init__(self, num_channels):
-        super().__init__(num_channels, track_running_stats=False)
-"""
-
-
 def test_a_norm_that_sees_the_other_queries_is_refused(tmp_path, monkeypatch, capsys):
-    (tmp_path / "transductive.py").write_text(BATCH_NORM)
+    (tmp_path / "transductive.py").write_text(TRANSDUCTIVE_NORM)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(SystemExit) as stop:
         run(tmp_path / "runs", "--model.norm=transductive:Transductive")

@@ -72,9 +72,9 @@ def test_the_literal_reward_hardly_learns_and_the_centred_one_does(seed):
         left[reward] = entropy(agents)
     assert regret["literal"] > 0.4
     assert hits["literal"] < 0.45
-    assert left["literal"] < math.log(K) - 0.4
+    assert left["literal"] < math.log(K) - 0.5
     assert regret["centred"] < 0.1
-    assert hits["centred"] > 0.5
+    assert hits["centred"] > 0.7
 
 
 def test_least_squares_learn_the_same_loss():
@@ -85,7 +85,7 @@ def test_least_squares_learn_the_same_loss():
     learn(agents, loss, num_steps=1999)
     assert torch.equal(agents.probabilities(), torch.full((2, 14, K), 1 / K, dtype=torch.float64))
     learn(agents, loss, num_steps=num_steps)
-    assert loss.regret(agents.best_path()) < 0.4
+    assert loss.regret(agents.best_path()) < 0.2
     assert agents.rank == 28 * 7 + 1
     expected = torch.tensor([1 / rank for rank in range(1, 9)], dtype=torch.float64)
     torch.testing.assert_close(

@@ -11,40 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from task_runs import TaskRuns, read_checkpoint, read_record
 
 from nas.data import NasData
 from nas.genotype import PUBLISHED, Provenance, genotype_hash, load_genotype, save_genotype
 from nas.module import NasModule
-from shared.catalog import load_tasks
-from shared.cli import main
-from shared.report.records import parse_record
 
-SMOKE = load_tasks()["nas"].configs["smoke"]
-
-
-def run(runs: Path, *flags: str, module: type[NasModule] = NasModule) -> int:
-    arguments = [f"--config={SMOKE}", f"--runs={runs}", "--wandb=off", "--report=false", "--model.norm=bn", *flags]
-    return main("nas", module, NasData, arguments)
-
-
-def resume(folder: Path) -> int:
-    arguments = [f"--config={folder / 'config.yaml'}", f"--resume={folder}", "--report=false"]
-    return main("nas", NasModule, NasData, arguments)
-
-
-def only_run(runs: Path) -> Path:
-    (folder,) = (runs / "nas").iterdir()
-    return folder
-
-
-def read_record(folder: Path) -> dict:
-    text = (folder / "record.json").read_text()
-    parse_record(text)
-    return json.loads(text)
-
-
-def checkpoint(folder: Path) -> dict:
-    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+RUNS = TaskRuns("nas", smoke=["--model.norm=bn"])
+run, resume, only_run = RUNS.run, RUNS.resume, RUNS.only_run
+SMOKE = RUNS.config
 
 
 def same(ours, theirs) -> bool:
@@ -138,11 +113,11 @@ def test_a_killed_run_resumes_bit_for_bit(whole_run, tmp_path, monkeypatch, name
     with pytest.raises(KeyError):
         run(tmp_path, *METHODS[name], "--checkpoint_minutes=0", module=Dying)
     folder = only_run(tmp_path)
-    saved = checkpoint(folder)
+    saved = read_checkpoint(folder)
     assert saved["global_step"] == step
     assert saved["nas"]["is_searching"] == (step <= 6)
     assert resume(folder) == 0
-    ours, theirs = checkpoint(folder), checkpoint(whole_run(name))
+    ours, theirs = read_checkpoint(folder), read_checkpoint(whole_run(name))
     for key in ("state_dict", "optimizer_states", "global_step"):
         assert same(ours[key], theirs[key]), key
     first, second = read_record(folder), read_record(whole_run(name))
@@ -163,11 +138,11 @@ class Signalled(NasModule):
 def test_a_search_stops_at_a_signal_and_goes_on(whole_run, tmp_path):
     assert run(tmp_path, *METHODS["darts"], module=Signalled) == 128 + signal.SIGTERM
     folder = only_run(tmp_path)
-    saved = checkpoint(folder)
+    saved = read_checkpoint(folder)
     assert saved["global_step"] == 5
     assert "searcher.alphas" in saved["state_dict"]
     assert resume(folder) == 0
-    assert same(checkpoint(folder)["state_dict"], checkpoint(whole_run("darts"))["state_dict"])
+    assert same(read_checkpoint(folder)["state_dict"], read_checkpoint(whole_run("darts"))["state_dict"])
 
 
 def test_a_search_alone_and_then_its_genotype_with_another_norm(tmp_path):
@@ -229,9 +204,7 @@ def test_a_degenerate_norm_goes_on_where_it_is_allowed(tmp_path):
     record = read_record(only_run(tmp_path))
     assert record["status"] == "done"
     assert record["warnings"][0].startswith("degenerate, gone on with all the same: in")
-    assert record["curves"]["search/entropy"][-1][1] == pytest.approx(2.0794, abs=5e-3), (
-        "Adam moves an alpha by 0.06 at most"
-    )
+    assert record["curves"]["search/entropy"][-1][1] == pytest.approx(2.0794, abs=1e-3), "nothing was learned"
 
 
 class Watched(NasModule):
@@ -293,7 +266,7 @@ def test_alphas_are_the_same_on_two_ranks_and_those_of_one(tmp_path):
             command = [sys.executable, "-m", "nas", *flags, *extra, f"--model.order={order}", f"--run_dir={folder}"]
             done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
             assert done.returncode == 0, done.stderr[-2000:]
-        one, two = (checkpoint(tmp_path / f"{name}-{order}")["state_dict"] for name in ways)
+        one, two = (read_checkpoint(tmp_path / f"{name}-{order}")["state_dict"] for name in ways)
         torch.testing.assert_close(two["searcher.alphas"], one["searcher.alphas"], rtol=1e-4, atol=1e-7)
         torch.testing.assert_close(two["network.stem.0.weight"], one["network.stem.0.weight"], rtol=1e-6, atol=1e-9)
 

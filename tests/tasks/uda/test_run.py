@@ -1,52 +1,25 @@
 """Whole adaptations: what is tested and recorded, the controls, loops without a class, resuming, and mistakes."""
 
-import json
 import signal
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from task_runs import TaskRuns, read_record, read_weights
 
-from shared.catalog import load_tasks
-from shared.cli import main
 from shared.report.records import parse_record
 from uda import protocol
-from uda.data import UdaData
 from uda.domain_norm import PerDomain
 from uda.module import UdaModule
 
-SMOKE = load_tasks()["uda"].configs["smoke"]
+RUNS = TaskRuns("uda", smoke=["--model.pictures=false"])
+run, resume, only_run = RUNS.run, RUNS.resume, RUNS.only_run
 FLAGS = ("--trainer.max_epochs=4", "--seed=1")
 
 
-def run(runs: Path, *flags: str, module: type[UdaModule] = UdaModule) -> int:
-    arguments = [f"--config={SMOKE}", f"--runs={runs}", "--wandb=off", "--report=false"]
-    arguments += ["--model.pictures=false", *flags]
-    return main("uda", module, UdaData, arguments)
-
-
-def resume(folder: Path) -> int:
-    return main(
-        "uda", UdaModule, UdaData, [f"--config={folder / 'config.yaml'}", f"--resume={folder}", "--report=false"]
-    )
-
-
-def only_run(runs: Path) -> Path:
-    (folder,) = (runs / "uda").iterdir()
-    return folder
-
-
-def read_record(folder: Path) -> dict:
-    return json.loads((folder / "record.json").read_text())
-
-
-def state(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
-
-
 def assert_same_result(folder: Path, whole: Path) -> None:
-    weights, expected = state(folder), state(whole)
+    weights, expected = read_weights(folder), read_weights(whole)
     assert all(torch.equal(weights[name], value) for name, value in expected.items() if torch.is_tensor(value))
     ours, theirs = read_record(folder), read_record(whole)
     for name in ("metrics", "curves", "items", "status"):
@@ -342,60 +315,6 @@ def test_features_that_are_not_finite_are_divergence(tmp_path, capsys):
     record = read_record(only_run(tmp_path))
     assert record["status"] == "diverged"
     assert record["metrics"] == {}
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--data.source=amazn"], "source must be one of amazon, dslr, webcam; got 'amazn'. Did you mean 'amazon'?"),
-        (["--data.target=dslr"], "source and target must be different domains; got dslr for both."),
-        (["--model.weights=nowhere.pth"], "weights must be a file with the state dict of a torchvision network; got"),
-        (["--data.image_size=0", "--data.crop_size=16"], "image_size must be at least 1; got 0."),
-        (["--data.crop_size=0"], "crop_size must be at least 1; got 0."),
-        (["--trainer.check_val_every_n_epoch=2"], "trainer.check_val_every_n_epoch must be 1"),
-        (["--trainer.max_epochs=1"], "trainer.max_epochs must be above the 1 of model.warmup_epochs"),
-        (["--model.threshold=1.5"], "threshold must be in (0, 1], a distance; got 1.5."),
-        (["--model.min_images=0"], "min_images must be at least 1; got 0."),
-        (["--model.decay_rate=0"], "decay_rate must be in (0, 1]; got 0.0."),
-        (["--model.learning_rate=-1"], "learning_rate must be above 0; got -1.0."),
-        (["--model.cdd_weight=-1"], "cdd_weight must be at least 0; got -1.0."),
-        (["--data.batch_size=37"], "batch_size must be at most the 36 source images; got 37."),
-        (["--data.crop_size=19"], "crop_size must be at most the image_size of 18; got 19."),
-        (["--data.dataset=office31"], "data_dir must name the folder with Office-31; got nothing."),
-        (["--data.transfer=aa"], "transfer must be one of da, wa, wd, ad, aw, dw; got 'aa'."),
-        (["--data.download=true"], "download must be false"),
-        (["--model.norm=bn", "--model.num_groups=4"], "num_groups must be left out for norm 'bn'"),
-        (["--model.backbone=resnet51"], "backbone must be one of"),
-    ],
-)
-def test_a_mistake_is_one_line(tmp_path, capsys, flags, message):
-    with pytest.raises(SystemExit) as stop:
-        run(tmp_path, *flags)
-    assert stop.value.code == 2
-    error = capsys.readouterr().err.strip()
-    assert message in error
-    assert "\n" not in error
-    assert not list(tmp_path.iterdir())
-
-
-BATCH_NORM = """
-import torch
-class Transductive(torch.nn.BatchNorm2d):
-    def __init__(self, num_channels):
-        super().__init__(num_channels, track_running_stats=False)
-"""
-
-
-def test_a_norm_that_sees_the_other_target_images_is_refused_before_the_warm_up(tmp_path, monkeypatch, capsys):
-    (tmp_path / "transductive.py").write_text(BATCH_NORM)
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(SystemExit) as stop:
-        run(tmp_path / "runs", "--model.norm=transductive:Transductive")
-    assert stop.value.code == 2
-    output = capsys.readouterr()
-    assert "norm must give an image the same embedding" in output.err
-    assert "epoch 1" not in output.out
-    assert not list((tmp_path / "runs").glob("uda/*"))
 
 
 @pytest.mark.real_data
