@@ -12,7 +12,7 @@ import pytest
 
 from shared.catalog import load_tasks
 from shared.errors import UserError
-from shared.tracking import api_key, resolve_mode
+from shared.wandb_mode import api_key, resolve_mode
 
 SMOKE = load_tasks()["classification"].configs["smoke"]
 KEY = "a" * 40

@@ -47,6 +47,7 @@ TARGETS = {
     "report": "report.html and tables from the records: make report [task=…] [runs=DIR] [out=DIR]",
     "runs": "list the runs, and find those that are not finished: make runs [task=…] [runs=DIR]",
     "clean-runs": "delete unfinished runs, after asking: make clean-runs [state=unfinished|lost|all] [yes=1]",
+    "sync": "send what W&B lacks of the runs, once: make sync [runs=DIR]",
     "publish": "append finished runs to results/runs and redraw results/: make publish runs=DIR",
     "smoke": "the whole path of one task, or of all, in seconds: make smoke [task=…]",
     "test": 'the tests: make test [args="-k bgn"]',
@@ -54,7 +55,7 @@ TARGETS = {
     "lint": "ruff and mypy",
     "lock": "resolve the dependencies anew and write requirements.lock",
 }
-MODULES = {"runs": ["shared.listing"], "clean-runs": ["shared.listing", "--clean"]}
+MODULES = {"runs": ["shared.listing"], "clean-runs": ["shared.listing", "--clean"], "sync": ["shared.sync"]}
 """Targets that are one module, with a flag for each variable."""
 MODULES_WITH_ARGS = {"test": "pytest", "bench": "benchmarks.norm_layers"}
 """Targets that are one module, with the flags in args=."""
@@ -65,6 +66,7 @@ TARGET_VARIABLES = {
     "report": ["task", "runs", "out"],
     "runs": ["task", "runs"],
     "clean-runs": ["task", "runs", "state", "yes"],
+    "sync": ["runs"],
     "publish": ["runs"],
     "smoke": ["task", "norm", "runs"],
     "test": ["args"],

@@ -14,6 +14,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from shared.errors import UserError
 from shared.runs import Scalar
 from shared.task import TaskData, TaskModule
+from shared.wandb_mode import DEFAULT_PROJECT
 
 SUITE_TRAINER_SETTINGS = ("logger", "callbacks", "default_root_dir", "inference_mode", "enable_checkpointing")
 """Trainer settings that the run makes itself."""
@@ -104,7 +105,7 @@ class SuiteCLI(LightningCLI):
         parser.add_argument("--resume", type=Path | None, default=None, help="Continue the run in this directory.")
         mode = Literal["auto", "online", "offline", "off"]
         parser.add_argument("--wandb", type=mode, default="auto", help="W&B: auto is online with a key, else offline.")
-        parser.add_argument("--wandb_project", type=str, default="norm-suite", help="W&B project.")
+        parser.add_argument("--wandb_project", type=str, default=DEFAULT_PROJECT, help="W&B project.")
         parser.add_argument(
             "--wandb_entity", type=str | None, default=None, help="W&B user or team; None: the key's own."
         )

@@ -20,7 +20,7 @@ from shared.parser import SuiteCLI
 from shared.runs import Run, open_run
 from shared.signals import StopSignals
 from shared.task import TaskData, TaskModule
-from shared.tracking import resolve_mode
+from shared.wandb_mode import resolve_mode
 
 MAY_CHANGE_ON_RESUME = (
     *("config", "resume", "runs", "run_dir", "report", "checkpoint_minutes", "data.data_dir", "data.num_workers"),

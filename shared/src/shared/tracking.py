@@ -2,75 +2,27 @@
 
 from __future__ import annotations
 
-import netrc
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from shared.errors import UserError, choose, one_line
+from shared.errors import UserError, one_line
 from shared.runs import Run, short_norm
 
-MODES = ("auto", "online", "offline", "off")
 INIT_TIMEOUT_SECONDS = 20
 FINISH_TIMEOUT_SECONDS = 60
-MIN_KEY_LENGTH = 40
+RUN_AXES = ("task", "norm", "num_groups", "batch_size", "seed")
+"""Axes of every task; a task's further ones make the cell, too."""
 REFUSAL = re.compile(r"\berror 40[134]\b")
 """How W&B words an answer that no later attempt would change."""
-
-
-def api_key() -> str | None:
-    """Return the W&B key of the environment, or of the netrc file for the server in use, or None; asks nobody."""
-    if os.environ.get("WANDB_API_KEY"):
-        return os.environ["WANDB_API_KEY"]
-    import wandb
-
-    host = urlsplit(os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url).hostname or ""
-    files = [Path(os.environ["NETRC"])] if "NETRC" in os.environ else [Path.home() / ".netrc", Path.home() / "_netrc"]
-    for file in files:
-        try:
-            entry = netrc.netrc(file).authenticators(host)
-        except (OSError, netrc.NetrcParseError):
-            continue
-        if entry is not None:
-            return entry[2]
-    return None
-
-
-def resolve_mode(mode: str) -> str:
-    """Return online, offline or off for the mode asked for.
-
-    Args:
-        mode: auto takes WANDB_MODE if set, else online if there is a key, else offline.
-
-    Raises:
-        UserError: For an unknown mode, for online without a key, and for a key that cannot be one.
-    """
-    choose("wandb", mode, MODES)
-    if mode == "auto":
-        from_environment = os.environ.get("WANDB_MODE", "")
-        mode = {"online": "online", "offline": "offline", "disabled": "off", "dryrun": "offline"}.get(
-            from_environment, "auto"
-        )
-    if mode in ("offline", "off"):
-        return mode
-    key = api_key()
-    if key is None:
-        if mode == "online":
-            raise UserError("wandb=online needs a key: set WANDB_API_KEY or run `wandb login`, or use wandb=offline.")
-        return "offline"
-    if len(key) < MIN_KEY_LENGTH:
-        raise UserError(
-            f"WANDB_API_KEY must have at least {MIN_KEY_LENGTH} characters; got {len(key)}. See `wandb login`."
-        )
-    return "online"
 
 
 def _seconds(variable: str, default: float) -> float:
@@ -146,7 +98,9 @@ def start_wandb(
             console="off",
         )
         groups = "" if axes["num_groups"] is None else f"-G{axes['num_groups']}"
-        cell = f"{axes['task']}/{run.config}/{short_norm(axes['norm'])}{groups}/bs{axes['batch_size']}"
+        further = [str(value) for name, value in axes.items() if name not in RUN_AXES]
+        norm = f"{short_norm(axes['norm'])}{groups}"
+        cell = "/".join([axes["task"], run.config, norm, f"bs{axes['batch_size']}", *further])
         logger = RunWandbLogger(
             already_sent=already_sent, project=project, entity=entity, group=cell, job_type=run.config,
             name=run.name.rsplit("-", 1)[0], tags=cell.split("/"),
@@ -156,6 +110,7 @@ def start_wandb(
         logger.experiment.config.update({**axes, "config_name": run.config, "cli": config}, allow_val_change=True)
         return logger
 
+    before = set(run.path.glob("wandb/run-*"))
     try:
         return start("online" if mode == "online" else "offline")
     except wandb.errors.UsageError as error:
@@ -172,6 +127,8 @@ def start_wandb(
             flush=True,
         )
         wandb.teardown()  # the failed run still holds its id
+        for folder in set(run.path.glob("wandb/run-*")) - before:
+            shutil.rmtree(folder)  # it holds nothing, and `make sync` would send it
         os.environ.pop("WANDB_SERVICE", None)  # also in a service that a parent process keeps alive
         return start("offline")
 

@@ -1,7 +1,6 @@
 """A W&B that refuses, is out of order or dies: a clear answer, or a whole run without it."""
 
 import pytest
-import wandb
 from wandb_runs import end, record, start_run
 
 from shared.errors import UserError
@@ -22,18 +21,14 @@ def test_a_refused_key_is_one_line_with_code_2_and_leaves_nothing(server, tmp_pa
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_an_entity_that_the_key_may_not_use_is_a_refusal(server, tmp_path, monkeypatch):
-    for name, value in server.environment().items():
-        monkeypatch.setenv(name, value)
+@pytest.mark.usefixtures("own_wandb")
+def test_an_entity_that_the_key_may_not_use_is_a_refusal(tmp_path):
     run = create_run(
         runs=tmp_path, run_dir=None, task="classification", norm="bn", config="smoke", batch_size=2, seed=0, command=""
     )
     axes = {"task": "classification", "norm": "bn", "num_groups": None, "batch_size": 2, "seed": 0}
-    try:
-        with pytest.raises(UserError, match=r"W&B refused the run: .*permission denied: entity nobody not found"):
-            start_wandb(run, mode="online", project="p", entity="nobody", axes=axes, config={})
-    finally:
-        wandb.teardown()
+    with pytest.raises(UserError, match=r"W&B refused the run: .*permission denied: entity nobody not found"):
+        start_wandb(run, mode="online", project="p", entity="nobody", axes=axes, config={})
 
 
 def test_a_server_that_is_out_of_order_costs_no_run(fallen_back):

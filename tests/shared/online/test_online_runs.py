@@ -18,7 +18,7 @@ def test_the_axes_of_a_run_are_flat_and_its_group_is_the_cell(task, online_runs)
     assert settings["config_name"] == "smoke"
     assert set(settings) == {*axes, "config_name", "cli"}
     assert settings["cli"]["model"]["norm"] == done["norm"]
-    cell = [task, "smoke", f"{done['norm']}-G{done['num_groups']}", f"bs{done['batch_size']}"]
+    cell = [task, "smoke", f"{done['norm']}-G{done['num_groups']}", f"bs{done['batch_size']}", *done["axes"].values()]
     assert run.served.group == "/".join(cell)
     assert sorted(run.served.tags) == sorted(cell)
     assert run.served.job_type == "smoke"

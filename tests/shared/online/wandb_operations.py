@@ -35,6 +35,22 @@ def _resume_status(server: WandbServer, variables: Variables) -> Variables:
     return {"model": {"id": run.project, "name": run.project, "entity": _entity(run), "bucket": bucket}}
 
 
+def _run(server: WandbServer, variables: Variables) -> Variables:
+    run = server.runs.get(variables["name"])
+    if run is None or (run.entity, run.project) != (variables["entity"], variables["project"]):
+        return {"project": {"run": None}}
+    states = {None: "crashed", 0: "finished"}
+    empty = ("commit", "heartbeatAt", "description", "notes", "systemMetrics", "historyKeys")
+    fields = {
+        "id": run.name, "name": run.name, "displayName": run.display_name, "tags": run.tags, "sweepName": run.sweep,
+        "state": states.get(run.exit_code, "failed"), "config": json.dumps(run.config), "projectId": "1",
+        "summaryMetrics": json.dumps(run.summary), "group": run.group, "jobType": run.job_type, "readOnly": False,
+        "user": {"name": "someone", "username": "someone"},
+        "createdAt": "2026-01-01T00:00:00Z", "historyLineCount": len(run.history),
+    }  # fmt: skip
+    return {"project": {"run": fields | dict.fromkeys(empty)}}
+
+
 def _entity(run: ServedRun) -> Variables:
     return {"id": run.entity, "name": run.entity}
 
@@ -69,7 +85,8 @@ def _create_run_files(server: WandbServer, variables: Variables) -> Variables:
 
 
 def _projects(server: WandbServer, variables: Variables) -> Variables:
-    nodes = [{"id": name, "name": name, "entityName": "someone", "isBenchmark": False} for name in server.projects]
+    common = {"entityName": "someone", "isBenchmark": False, "createdAt": "2026-01-01T00:00:00Z", "user": None}
+    nodes = [{"id": name, "name": name, **common} for name in server.projects]
     edges = [{"node": node, "cursor": node["name"]} for node in nodes]
     return {"models": {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}}
 
@@ -80,9 +97,10 @@ def _project_number(server: WandbServer, variables: Variables) -> Variables:
 
 
 def _create_project(server: WandbServer, variables: Variables) -> Variables:
-    name = variables.get("name") or variables["project"]
+    name = variables["input"]["name"]
     server.projects.append(name)
-    return {"upsertModel": {"project": {"id": name, "name": name}, "model": {"id": name, "name": name}}}
+    made = {"id": name, "name": name, "entityName": "someone"}
+    return {"result": {"project": made, "model": made, "inserted": True}}
 
 
 def _upsert_view(server: WandbServer, variables: Variables) -> Variables:
@@ -167,6 +185,7 @@ OPERATIONS: dict[str, Callable[[WandbServer, Variables], Variables]] = {
     "GetViewer": _viewer,
     "RunResumeStatus": _resume_status,
     "UpsertBucket": _upsert_bucket,
+    "Run": _run,
     "CreateRunFiles": _create_run_files,
     "RunStoppedStatus": lambda *_: {"project": {"run": {"stopped": False}}},
     "ServerFeaturesQuery": lambda *_: {"serverInfo": {"features": []}},

@@ -66,6 +66,7 @@ class WandbServer:
         sweeps: Every sweep by its id.
         operations: The GraphQL operations that came, in order.
         unknown: Requests that it has no answer to.
+        refused: Operations that it answers with an error of GraphQL.
         fault: HTTP status that every request gets instead of an answer; None for none.
     """
 
@@ -77,6 +78,7 @@ class WandbServer:
         self.operations: list[str] = []
         self.unknown: list[str] = []
         self.fault: int | None = None
+        self.refused: set[str] = set()
         self.lock = threading.RLock()
         self.is_dead = False
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"server_state": self}))
@@ -100,6 +102,8 @@ class WandbServer:
         name = found[1] if found else query
         with self.lock:
             self.operations.append(name)
+            if name in self.refused:
+                return {"data": None, "errors": [{"message": "permission denied"}]}
             if name not in OPERATIONS:
                 self.unknown.append(name)
                 return {"data": None, "errors": [{"message": f"no such operation: {name}"}]}
@@ -107,6 +111,9 @@ class WandbServer:
                 return {"data": OPERATIONS[name](self, variables)}
             except GraphQLError as error:
                 return {"data": None, "errors": [{"message": str(error)}]}
+            except (KeyError, ValueError, TypeError) as error:  # else a client would try again for minutes
+                self.unknown.append(f"{name} {variables}: {error!r}")
+                return {"data": None, "errors": [{"message": repr(error)}]}
 
     def run(self, *, entity: str | None, project: str | None, name: str) -> tuple[ServedRun, bool]:
         """Return a run, made if it is not there, and whether it was made."""
