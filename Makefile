@@ -4,9 +4,9 @@ PYTHON ?= python3
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 .DEFAULT_GOAL := default
-.PHONY: default help setup run sweep report runs clean-runs sync publish smoke test bench lint lock
+.PHONY: default help setup run sweep report runs clean-runs sync dashboard publish smoke test bench lint lock
 
-default help setup run sweep report runs clean-runs sync publish smoke test bench lint lock:
+default help setup run sweep report runs clean-runs sync dashboard publish smoke test bench lint lock:
 	@$(PYTHON) shared/src/shared/make.py $@
 
 # A misspelt target gets the same one-line answer as a misspelt variable, also where a folder has its name.

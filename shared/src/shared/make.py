@@ -48,6 +48,7 @@ TARGETS = {
     "runs": "list the runs, and find those that are not finished: make runs [task=…] [runs=DIR]",
     "clean-runs": "delete unfinished runs, after asking: make clean-runs [state=unfinished|lost|all] [yes=1]",
     "sync": "send what W&B lacks of the runs, once: make sync [runs=DIR]",
+    "dashboard": "the W&B workspace and report, as code: make dashboard [entity=…] [project=…] [dry=1: print them]",
     "publish": "append finished runs to results/runs and redraw results/: make publish runs=DIR",
     "smoke": "the whole path of one task, or of all, in seconds: make smoke [task=…]",
     "test": 'the tests: make test [args="-k bgn"]',
@@ -55,7 +56,12 @@ TARGETS = {
     "lint": "ruff and mypy",
     "lock": "resolve the dependencies anew and write requirements.lock",
 }
-MODULES = {"runs": ["shared.listing"], "clean-runs": ["shared.listing", "--clean"], "sync": ["shared.sync"]}
+MODULES = {
+    "runs": ["shared.listing"],
+    "clean-runs": ["shared.listing", "--clean"],
+    "sync": ["shared.sync"],
+    "dashboard": ["shared.dashboard"],
+}
 """Targets that are one module, with a flag for each variable."""
 MODULES_WITH_ARGS = {"test": "pytest", "bench": "benchmarks.norm_layers"}
 """Targets that are one module, with the flags in args=."""
@@ -67,6 +73,7 @@ TARGET_VARIABLES = {
     "runs": ["task", "runs"],
     "clean-runs": ["task", "runs", "state", "yes"],
     "sync": ["runs"],
+    "dashboard": ["entity", "project", "runs", "dry"],
     "publish": ["runs"],
     "smoke": ["task", "norm", "runs"],
     "test": ["args"],

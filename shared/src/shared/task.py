@@ -47,6 +47,14 @@ class TaskModule(pl.LightningModule, ABC):
     """Metric whose best epoch is kept as best.ckpt."""
     mode: str = "max"
     """Whether the largest ("max") or smallest ("min") value of `monitor` is best."""
+    headline: str
+    """Metric that the report and the dashboards lead with."""
+    compared: Sequence[str] = ()
+    """Further metrics of the record that dashboards compare."""
+    curves: Sequence[str] = ("train/loss",)
+    """Metrics that every run logs by epoch, for the dashboards."""
+    further_axes: Sequence[str] = ()
+    """Names of what `axes` returns."""
     shown: Sequence[str] = ("train/loss",)
     """Metrics that a line per epoch shows."""
     tested_weights: tuple[Literal["last", "best"], ...] = ("last",)

@@ -17,7 +17,7 @@ from adversarial import protocol
 from adversarial.attacks import MODES, Pgd, craft, is_right, pgd_survivors
 from adversarial.data import AdversarialData
 from adversarial.evaluation import Evaluation, check_evaluation
-from adversarial.outcome import adversarial_outcome
+from adversarial.outcome import CURVES, adversarial_outcome
 from adversarial.wideresnet import WideResNet
 from norm_layers import norm_factory
 from norm_layers.registry import resolve_norm
@@ -69,6 +69,9 @@ class AdversarialModule(TaskModule):
 
     epochs_without_learning: Tensor
     monitor = "val/robust_top1"
+    headline = "test/robust_top1"
+    compared = ("test/clean_top1", "test/pgd20_top1", "test/square_top1")
+    curves = CURVES
     shown = ("train/loss", "train/robust_top1", "val/robust_top1", "val/clean_top1")
 
     def __init__(

@@ -56,7 +56,7 @@ def adversarial_outcome(
         for metric, attack in (("robust_top1", "pgd4"), ("clean_top1", "none"))
     ]  # fmt: skip
     return Outcome(
-        headline="test/robust_top1", metrics=metrics, selection=_selection(module, data),
+        headline=module.headline, metrics=metrics, selection=_selection(module, data),
         model=f"wrn-{module.depth}-{module.width}", protocol=_settings(module) | data.settings(), paper=paper,
         readings=_readings(module, data), items=items, profiles=profiles, warnings=warnings,
         curves={name: [(int(e["epoch"]), e[name]) for e in history if name in e] for name in CURVES},

@@ -51,6 +51,9 @@ class ClassificationModule(TaskModule):
     """
 
     monitor = "val/top1"
+    headline = "test/top1"
+    compared = ("test/top5", "test/top1_best")
+    curves = ("val/top1", "train/top1", "train/loss")
     shown = ("train/loss", "train/top1", "val/top1")
 
     def __init__(
@@ -252,12 +255,11 @@ class ClassificationModule(TaskModule):
                 metrics[f"test/{name}_best"] = accuracy_metric(max(each), count)
             metrics["train/top1"] = Metric(value=history[-1]["train/top1"])
             metrics["train/loss"] = Metric(value=history[-1]["train/loss"], unit="")
-        curve_names = ("val/top1", "train/top1", "train/loss")
-        curves = {name: [(int(e["epoch"]), e[name]) for e in history if name in e] for name in curve_names}
+        curves = {name: [(int(e["epoch"]), e[name]) for e in history if name in e] for name in self.curves}
         return Outcome(
-            headline="test/top1", metrics=metrics, selection=f"median of the last {last} epochs", model=self.backbone,
-            protocol=self.settings() | data.settings(), paper=self._paper_cells(data, len(history)),
-            readings=self._readings(), curves=curves,
+            headline=self.headline, metrics=metrics, selection=f"median of the last {last} epochs",
+            model=self.backbone, protocol=self.settings() | data.settings(),
+            paper=self._paper_cells(data, len(history)), readings=self._readings(), curves=curves,
         )  # fmt: skip
 
     def _paper_cells(self, data: ClassificationData, num_epochs: int) -> list[PaperCell]:

@@ -17,7 +17,7 @@ from fewshot import protocol
 from fewshot.data import FewshotData
 from fewshot.features import calibrated_copy
 from fewshot.imprinting import CosineClassifier, ImprintingNetwork, episode_hits, joint_hits
-from fewshot.outcome import fewshot_outcome
+from fewshot.outcome import CURVES, fewshot_outcome
 from fewshot.resnet12 import ACTIVATIONS, ResNet12, resolve_widths
 from norm_layers import norm_factory
 from norm_layers.registry import resolve_norm
@@ -56,6 +56,9 @@ class FewshotModule(TaskModule):
 
     network: ImprintingNetwork
     monitor = "val/accuracy"
+    headline = "test/accuracy_1shot"
+    compared = ("test/accuracy_5shot",)
+    curves = CURVES
     shown = ("train/loss", "train/accuracy", "val/accuracy")
     tested_weights = ("last", "best")
 

@@ -20,7 +20,7 @@ from nas.degeneracy import examine
 from nas.genotype import Genotype, Provenance, genotype_hash, load_genotype, random_genotype, resolve_genotype
 from nas.manas import BanditSettings, LeastSquaresSettings
 from nas.network import EvaluationNetwork, auxiliary_loss
-from nas.outcome import nas_outcome
+from nas.outcome import CURVES, SHOWN_IN_SEARCH, nas_outcome
 from nas.searchers import ManasSearch, Searcher
 from nas.stepping import Stepping
 from nas.supernet import SearchNetwork, genotype_path
@@ -33,8 +33,6 @@ from shared.errors import UserError
 from shared.per_image import PerImage
 from shared.runs import Outcome, Scalar
 from shared.task import TaskData, TaskModule
-
-SHOWN_IN_SEARCH = ("val/top1", "search/entropy")
 
 
 class NasModule(TaskModule):
@@ -80,6 +78,9 @@ class NasModule(TaskModule):
 
     automatic_optimization = False
     network: SearchNetwork | EvaluationNetwork
+    headline, further_axes = "test/top1", ("method",)
+    compared = ("val/derived_top1", "search/entropy")
+    curves = tuple(name for name in CURVES if name != "val/uniform_loss")  # which gradient methods do not log
     shown: list[str]
 
     def __init__(

@@ -15,6 +15,7 @@ from shared.runs import Items, Metric, Outcome, PaperCell, Scalar, accuracy_metr
 if TYPE_CHECKING:
     from nas.module import NasModule
 
+SHOWN_IN_SEARCH = ("val/top1", "search/entropy")
 CURVES = (
     "train/loss", "train/top1", "val/loss", "val/top1", "val/derived_top1", "val/uniform_loss", "search/entropy",
     "search/none_share", "search/skips", "search/kept_genes",
@@ -36,7 +37,7 @@ def nas_outcome(module: NasModule, data: NasData, history: list[dict[str, float]
     """
     history = [_fresh(entry, search_epochs=module.search_epochs) for entry in history]
     has_retraining = data.has_retraining
-    headline = "test/top1" if has_retraining else "search/derived_top1"
+    headline = module.headline if has_retraining else "search/derived_top1"
     metrics: dict[str, Metric] = {}
     items: dict[str, Items] = {}
     if is_tested:

@@ -27,7 +27,7 @@ from uda.loaders import LoopImages, LoopLoader
 from uda.loops import LoopState, mean_entropy, neighbourhood_density, start_loop
 from uda.network import DomainNetwork
 from uda.objective import step_loss
-from uda.outcome import UNTRAINED, uda_outcome
+from uda.outcome import CURVES, UNTRAINED, uda_outcome
 from uda.pictures import draw_results, save_before
 from uda.sampling import LoopPlan
 from uda.weights import CONVERSIONS, build_network
@@ -79,6 +79,10 @@ class UdaModule(TaskModule):
     """
 
     network: DomainNetwork
+    headline = "test/accuracy"
+    compared = ("test/accuracy_before",)
+    curves = CURVES
+    further_axes = ("transfer", "method")
     shown = ("train/loss", "can/shift", "can/kept_share", "val/accuracy")
 
     def __init__(
@@ -172,7 +176,7 @@ class UdaModule(TaskModule):
 
     def axes(self) -> dict[str, Scalar]:
         """Return the pair and the method."""
-        return {"transfer": self.transfer, "method": self.method}
+        return {name: getattr(self, name) for name in self.further_axes}
 
     def prepare_trainer(self, trainer: Any) -> None:
         """Ask for the batches of each loop anew, and refuse what a loop cannot do."""

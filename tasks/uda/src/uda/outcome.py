@@ -64,7 +64,7 @@ def uda_outcome(module: UdaModule, data: UdaData, history: list[dict[str, float]
         )
     ] if has_cell else []  # fmt: skip
     return Outcome(
-        headline="test/accuracy", metrics=metrics, selection="last loop; nothing is chosen by target labels",
+        headline=module.headline, metrics=metrics, selection="last loop; nothing is chosen by target labels",
         model=f"{module.method.replace('_', '-')}-{module.backbone}",
         protocol=_settings(module) | data.settings(), paper=paper,
         readings=_readings(module, num_loops=len(loops)), items=items,
