@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from shared.errors import UserError
+from shared.quick_help import keep_help
 from shared.runs import Scalar
 from shared.task import TaskData, TaskModule
 from shared.wandb_mode import DEFAULT_PROJECT
@@ -40,7 +41,12 @@ NEUTRAL_TRAINER_SETTINGS = (
 
 
 class SuiteParser(LightningArgumentParser):
-    """Parser whose errors are one line, with the nearest flag for a misspelt one."""
+    """Parser whose errors are one line, with the nearest flag for a misspelt one, and whose help is kept."""
+
+    def print_help(self, *args: Any, **kwargs: Any) -> None:
+        """Print the help, and keep it for the next time."""
+        keep_help(self.format_help())
+        super().print_help(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
         """Raise the error as a UserError."""

@@ -69,14 +69,13 @@ def unrolled_weights(
 
     Source: quark0/darts, commit f276dd3, `Architect._compute_unrolled_model`.
     """
-    moved = []
     with torch.no_grad():
-        for weight, gradient, buffer in zip(weights, gradients, momenta):
-            direction = gradient + step.weight_decay * weight
-            if buffer is not None:
-                direction += step.momentum * buffer
-            moved.append(weight - step.learning_rate * direction)
-    return moved
+        directions = torch._foreach_add(list(gradients), torch._foreach_mul(list(weights), step.weight_decay))
+        has_momentum = [(direction, buffer) for direction, buffer in zip(directions, momenta) if buffer is not None]
+        if has_momentum:
+            moving, buffers = zip(*has_momentum)
+            torch._foreach_add_(moving, torch._foreach_mul(buffers, step.momentum))
+        return list(torch._foreach_sub(list(weights), torch._foreach_mul(directions, step.learning_rate)))
 
 
 @contextmanager
@@ -97,8 +96,7 @@ def replaced(weights: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[No
 
 def _copy(weights: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     with torch.no_grad():
-        for weight, value in zip(weights, values):
-            weight.copy_(value)
+        torch._foreach_copy_(list(weights), list(values))
 
 
 def finite_difference_hvp(
@@ -133,7 +131,7 @@ def finite_difference_hvp(
     sides = []
     for sign in (1, -1):
         with torch.no_grad():
-            moved = [weight + sign * distance * v for weight, v in zip(weights, vector)]
+            moved = torch._foreach_add(list(weights), torch._foreach_mul(list(vector), sign * distance))
         with replaced(weights, moved):
             sides.append(reduce(torch.autograd.grad(train_loss(), list(alphas))))
     return [(plus - minus) / (2 * distance) for plus, minus in zip(*sides)]

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nas.genotype import Genotype, reduction_places
-from nas.operations import NormLayer, build_operation, factorized_reduce, gene_stride, relu_conv_norm
+from nas.operations import NormLayer, build_operation, factorized_reduce, fast_layout, gene_stride, relu_conv_norm
 from nas.space import NUM_CELL_INPUTS, Cell
 from nas.supernet import STEM_MULTIPLIER
 
@@ -184,7 +184,7 @@ class EvaluationNetwork(nn.Module):
         """Return the logits; in training also those of the auxiliary head."""
         drop = self.drop_path_probability if self.training else 0.0
         auxiliary = None
-        before = last = self.stem(images)
+        before = last = self.stem(fast_layout(images))
         for index, cell in enumerate(self.cells):
             before, last = last, cell(before, last, drop=drop)
             if self.training and self.auxiliary is not None and index == self.auxiliary_place:

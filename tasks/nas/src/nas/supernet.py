@@ -8,10 +8,19 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from nas.genotype import Genotype, reduction_places
-from nas.operations import NormLayer, Rectified, build_operation, factorized_reduce, relu_conv_norm
+from nas.operations import (
+    NormLayer,
+    Rectified,
+    build_operation,
+    depends_on_input_alone,
+    factorized_reduce,
+    fast_layout,
+    relu_conv_norm,
+)
 from nas.space import NONE, NUM_CELL_INPUTS, PRIMITIVES, num_edges
 
 STEM_MULTIPLIER = 3
+POOLS = tuple(column for column, name in enumerate(PRIMITIVES) if name.endswith("pool_3x3"))
 
 
 class Edge(nn.Module):
@@ -43,19 +52,28 @@ class Edge(nn.Module):
         operation = self.operations[column]
         return operation.body(rectified) if isinstance(operation, Rectified) else operation(state)
 
-    def mixed(self, weights: tuple[Tensor, ...], state: Tensor, rectified: Tensor) -> Tensor:
+    def mixed(
+        self, weights: tuple[Tensor, ...], state: Tensor, rectified: Tensor, *, pools: dict[int, Tensor]
+    ) -> Tensor:
         """Return the weighted sum over the operations; "none" takes its share of the weights and adds nothing.
 
         Args:
             weights: One scalar for each operation.
             state: What the edge reads.
             rectified: ReLU of it.
+            pools: Outputs by column that another edge from this state has computed already; this one adds its own.
         """
         total: Tensor | None = None
         for column, weight in enumerate(weights):
-            output = self.one(column, state, rectified)
+            output = pools.get(column)
+            if output is None:
+                output = self.one(column, state, rectified)
+                if column in POOLS and output is not None and depends_on_input_alone(self.operations[column]):
+                    pools[column] = output
             if output is not None:
-                total = output * weight if total is None else torch.addcmul(total, output, weight.to(output.dtype))
+                if weight.dtype != output.dtype:  # under autocast
+                    weight = weight.to(output.dtype)
+                total = output * weight if total is None else torch.addcmul(total, output, weight)
         assert total is not None
         return total
 
@@ -113,6 +131,7 @@ class SearchCell(nn.Module):
         states = [self.bring_before(before), self.bring_last(last)]
         rectified = [F.relu(state) for state in states]
         weights = [] if mixing is None else [row.unbind() for row in mixing.unbind()]
+        pools: list[dict[int, Tensor]] = [{} for _ in range(NUM_CELL_INPUTS + self.num_nodes)]  # all edges of a state
         first = 0
         for _ in range(self.num_nodes):
             outputs = []
@@ -120,7 +139,7 @@ class SearchCell(nn.Module):
                 edge = self.edges[first + j]
                 assert isinstance(edge, Edge)
                 output = (
-                    edge.mixed(weights[first + j], state, positive)
+                    edge.mixed(weights[first + j], state, positive, pools=pools[j])
                     if path is None
                     else edge.one(path[first + j], state, positive)
                 )
@@ -207,7 +226,7 @@ class SearchNetwork(nn.Module):
         if paths is None and mixing is None:
             mixing = self.uniform()
         chosen = None if paths is None else paths.tolist()
-        before = last = self.stem(images)
+        before = last = self.stem(fast_layout(images))
         for index, cell in enumerate(self.cells):
             if chosen is None:
                 assert mixing is not None
