@@ -106,6 +106,54 @@ def test_operation_against_its_description(name, stride):
         torch.testing.assert_close(operation(x), expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_a_dilated_convolution_of_stride_two_and_its_gradients(kernel):
+    torch.manual_seed(0)
+    name = f"dil_conv_{kernel}x{kernel}"
+    layer = build_operation(name, 4, stride=2, norm_layer=NO_AFFINE).double().body[0]
+    assert (layer.stride, layer.dilation, layer.padding) == ((2, 2), (2, 2), (kernel - 1, kernel - 1))
+    for size in (8, 7):
+        x = torch.randn(3, 4, size, size, dtype=torch.float64, requires_grad=True)
+        expected = F.conv2d(x, layer.weight, None, 2, kernel - 1, 2, 4)
+        found = layer(x)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+        gradient = torch.randn_like(expected)
+        pairs = (torch.autograd.grad(y, [x, layer.weight], gradient) for y in (found, expected))
+        for ours, theirs in zip(*pairs):
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", ["bn", "bgn", "ln"])
+def test_a_state_s_pools_are_computed_once_where_nobody_can_tell(norm):
+    torch.manual_seed(0)
+    how = {"num_groups": 16} if norm == "bgn" else {}
+    layer, stem = norm_factory(norm, affine=False, track_running_stats=False, **how), norm_factory(norm, **how)
+    network = SearchNetwork(channels=4, num_cells=3, num_nodes=3, norm_layer=layer, stem_norm=stem).double()
+    images = torch.randn(3, 3, 16, 16, dtype=torch.float64)
+    mixing = torch.rand(2, num_edges(3), len(PRIMITIVES), dtype=torch.float64, requires_grad=True)
+
+    def run() -> list[torch.Tensor]:
+        logits = network(images, mixing=mixing)
+        return [logits, *torch.autograd.grad(logits.square().sum(), [mixing, *network.parameters()])]
+
+    found = run()
+    pools = [edge.operations[1] for cell in network.cells for edge in cell.edges]
+    calls = []
+    handles = [pool.register_forward_hook(lambda *_: calls.append(1)) for pool in pools]
+    expected = run()  # listened to, each is computed for itself
+    assert len(calls) == len(pools)
+    for ours, theirs in zip(found, expected):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
+    for handle in handles:
+        handle.remove()
+    counted = []
+    original = F.max_pool2d
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(F, "max_pool2d", lambda *a, **k: (counted.append(1), original(*a, **k))[1])
+        run()
+    assert len(counted) == 3 * (2 + 3 - 1), "once for each state that an edge reads"
+
+
 def plain_search(network: SearchNetwork, images: torch.Tensor, mixing: torch.Tensor) -> torch.Tensor:
     """The search network as explicit loops: all operations of all edges, "none" among them."""
     before = last = plain_norm(F.conv2d(images, network.stem[0].weight, padding=1))
