@@ -132,7 +132,7 @@ class EveryOther(nn.Conv2d):
 
     def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D H2 W2"]:
         """Apply the convolution."""
-        padding = tuple(size // 2 for size in self.padding)
+        padding = (self.kernel_size[0] // 2, self.kernel_size[1] // 2)  # half of ours, which is kernel_size - 1
         return F.conv2d(x[:, :, ::2, ::2], self.weight, padding=padding, groups=self.groups)
 
 
