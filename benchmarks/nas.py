@@ -3,8 +3,8 @@
     python -m benchmarks.nas
 
 Before anything is timed, both make two steps from the same weights on the same batches in float64, and must arrive at
-the same alphas and the same weights after each. Ours is timed under Lightning, with its loader, augmentation and logging; the other
-gets the ready batches, and is spared the loader that the official code starts anew at every step.
+the same alphas and the same weights after each. Ours is timed under Lightning, with its loader, augmentation and
+logging; the other gets the ready batches, and is spared the loader that the official code starts anew at every step.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """DARTS' search step, written plainly for today's torch: what `benchmarks.nas` measures ours against.
 
 Written anew after the description of the official code (quark0/darts, commit f276dd3, which needs torch 0.3.1), with
-its way of working: each operation has its own ReLU, "none" multiplies by zero, the mixture is a sum over all operations,
-the step of the alphas computes the gradients of the weights, too, and the second order builds a new network at every
-step and moves the weights of the real one forth and back.
+its way of working: each operation has its own ReLU, "none" multiplies by zero, the mixture is a sum over all
+operations, the step of the alphas computes the gradients of the weights, too, and the second order builds a new
+network at every step and moves the weights of the real one forth and back.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python -m benchmarks.startup
 
 All are new processes, timed by the clock on the wall: `make task=… config=smoke` until metrics.csv holds the loss of
-the first step, `make task=… args=--help` twice in a row, of which the second counts, and a process that makes the first
-steps of the default config, for its largest resident memory.
+the first step, `make task=… args=--help` again and again, of which the first does not count, and a process that makes
+the first steps of the default config, for its largest resident memory.
 """
 
 from __future__ import annotations
