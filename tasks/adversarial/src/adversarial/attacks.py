@@ -127,6 +127,9 @@ def crafting_mode(network: nn.Module, mode: str) -> Iterator[None]:
 def keyed_random(seed: int, device: torch.device) -> Iterator[None]:
     """Seed all generators for an attack, and put their states back: torchattacks draws from the global ones.
 
+    Only those of the CPU and of the images' device: `torch.manual_seed` also notes the seed, with a stack trace, for
+    every kind of device that was not used yet, which takes a millisecond and is never forgotten.
+
     Args:
         seed: Key of this attack; the same key gives the same random starts, whatever was drawn before.
         device: Where the images are.
@@ -137,7 +140,9 @@ def keyed_random(seed: int, device: torch.device) -> Iterator[None]:
         try:
             random.seed(seed)
             np.random.seed(seed % 2**32)
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
+            if device.type == "cuda":
+                torch.cuda.manual_seed(seed)
             yield
         finally:
             random.setstate(python)
