@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import re
 import resource
 import sys
 from dataclasses import asdict
@@ -37,6 +38,9 @@ def peak_memory_bytes(device: torch.device) -> int:
     """Return the most memory that tensors took on the GPU, or that the process took on a CPU, in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    status = Path("/proc/self/status")
+    if status.is_file() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
+        return 1024 * int(found[1])  # getrusage counts on from the process that started this one
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 
