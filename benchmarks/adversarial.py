@@ -3,8 +3,8 @@
     python -m benchmarks.adversarial
 
 Ours is timed under Lightning, with its loader, augmentation and logging; the plain loop gets the same batches, ready
-made: attack, forward, cross-entropy, backward, Adam, and the loss and accuracy that such loops print. Before that, the
-images of both attacks from the same random start must be the same, bit for bit.
+made, or has torchvision's loader: attack, forward, cross-entropy, backward, Adam, and the loss and accuracy that such
+loops print. Before that, the images of both attacks from the same random start must be the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from benchmarks.beside import Beside, fit_beside
+from benchmarks.classification import endless, torchvision_loader
 from benchmarks.rows import Row, main, timed_row, version
 
 from adversarial.attacks import craft
 
 
-def plain_loop(module: Any) -> Callable[[Any], None]:
-    """Return the step of the plain loop, from a module's weights."""
+def plain_loop(module: Any, *, own_loader: bool) -> Callable[[Any], None]:
+    """Return the step of the plain loop, from a module's weights, on given batches or those of its own loader."""
     import torchattacks
+
+    batches = endless(torchvision_loader(module.data.train, batch_size=module.batch_size, mean=None))
 
     network = copy.deepcopy(module.network).train()
     rate = module.trainer.optimizers[0].param_groups[0]["lr"]
@@ -32,7 +35,7 @@ def plain_loop(module: Any) -> Callable[[Any], None]:
     seen = {"loss": 0.0, "right": 0, "images": 0}
 
     def step(batch: Any) -> None:
-        images, labels = batch.images, batch.labels
+        images, labels = next(batches) if own_loader else (batch.images, batch.labels)
         attacked = attack(images, labels)
         logits = network(attacked)
         loss = F.cross_entropy(logits, labels)
@@ -74,25 +77,22 @@ def measure(*, pairs: int = 9, tiny: bool = False) -> list[Row]:
     }  # fmt: skip
     rows = []
     for sizes, flags in settings.items():
+        for own_loader in (False, True) if not flags else (False,):
 
-        def begin(module: Any) -> Callable[[Any], None]:
-            check_same_images(module)
-            return plain_loop(module)
+            def begin(module: Any, own_loader: bool = own_loader) -> Callable[[Any], None]:
+                check_same_images(module)
+                return plain_loop(module, own_loader=own_loader)
 
-        beside = Beside(begin, steps=1 if tiny else 2, pairs=pairs, wanted=1)
-        config = "smoke" if tiny else "default"
-        turns, run = fit_beside("adversarial", "--model.norm=bn", *flags, config=config, beside=beside)
-        what = f"PGD-{run.module.attack.steps} training step, BN, {sizes}, loading and logging included"
-        rows.append(
-            timed_row(
-                turns,
-                task="adversarial",
-                what=what,
-                reference=f"{version('torchattacks')} and a plain loop",
-                at_least=1,
-                note="same attacked images, bit for bit",
-            )
-        )
+            beside = Beside(begin, steps=1 if tiny else 2, pairs=pairs, wanted=1)
+            config = "smoke" if tiny else "default"
+            turns, run = fit_beside("adversarial", "--model.norm=bn", *flags, config=config, beside=beside)
+            what = f"PGD-{run.module.attack.steps} training step, BN, {sizes}, loading and logging included"
+            how = "with torchvision's loader and transforms" if own_loader else "on our ready batches"
+            note = "same attacked images, bit for bit"
+            if not own_loader:
+                note += "; our time includes drawing and augmenting the batch, theirs does not"
+            reference = f"{version('torchattacks')} and a plain loop, {how}"
+            rows.append(timed_row(turns, task="adversarial", what=what, reference=reference, at_least=1, note=note))
     return rows
 
 

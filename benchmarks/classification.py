@@ -88,12 +88,19 @@ class MemoryCifar10(CIFAR10):
 
 
 def torchvision_loader(images: ImageSet, *, batch_size: int, mean: Any = MEAN, std: Any = STD) -> DataLoader:
-    """Return torch's DataLoader over torchvision's CIFAR10 with its usual transforms, in this process."""
+    """Return torch's DataLoader over torchvision's CIFAR10 with its usual transforms, in this process.
+
+    Args:
+        images: The images.
+        batch_size: Images of a batch.
+        mean: Of each channel; None: pixels stay in [0, 1].
+        std: Of each channel.
+    """
     steps = [
         transforms.RandomCrop(images.resolution[0], padding=4),
         transforms.RandomHorizontalFlip(),
         transforms.ToTensor(),
-        transforms.Normalize(mean, std),
+        *([] if mean is None else [transforms.Normalize(mean, std)]),
     ]
     arrays = images.images.permute(0, 2, 3, 1).contiguous().numpy()
     dataset = MemoryCifar10(arrays, images.labels.tolist(), transforms.Compose(steps))
