@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+
+from adversarial.attacks import craft
 from benchmarks.beside import Beside, fit_beside
 from benchmarks.classification import endless, torchvision_loader
 from benchmarks.rows import Row, main, timed_row, version
-
-from adversarial.attacks import craft
 
 
 def plain_loop(module: Any, *, own_loader: bool) -> Callable[[Any], None]:
@@ -86,7 +86,8 @@ def measure(*, pairs: int = 9, tiny: bool = False) -> list[Row]:
             beside = Beside(begin, steps=1 if tiny else 2, pairs=pairs, wanted=1)
             config = "smoke" if tiny else "default"
             turns, run = fit_beside("adversarial", "--model.norm=bn", *flags, config=config, beside=beside)
-            what = f"PGD-{run.module.attack.steps} training step, BN, {sizes}, loading and logging included"
+            module: Any = run.module
+            what = f"PGD-{module.attack.steps} training step, BN, {sizes}, loading and logging included"
             how = "with torchvision's loader and transforms" if own_loader else "on our ready batches"
             note = "same attacked images, bit for bit"
             if not own_loader:

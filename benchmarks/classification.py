@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.beside import Beside, compare, fit_beside
-from benchmarks.rows import Row, main, timed_row, version
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import CIFAR10
 
+from benchmarks.beside import Beside, compare, fit_beside
+from benchmarks.rows import Row, main, timed_row, version
 from shared.catalog import default_data_dir
 from shared.data.augment import normalise, random_crop_flip
 from shared.data.cifar10 import FOLDER, MEAN, STD, load_cifar10
@@ -167,7 +167,8 @@ def step_row(*, pairs: int, tiny: bool, own_loader: bool) -> Row:
     beside = Beside(begin, steps=steps, pairs=pairs, wanted=1)
     config = "smoke" if tiny else "default"
     turns, run = fit_beside("classification", "--model.norm=bn", config=config, beside=beside)
-    sizes = f"{run.module.backbone}, BN, {run.data.batch_size * run.module.virtual_workers} images of 32 px"
+    module: Any = run.module
+    sizes = f"{module.backbone}, BN, {run.data.batch_size * module.virtual_workers} images of 32 px"
     how = "with its own DataLoader and transforms" if own_loader else "on our ready batches"
     return timed_row(
         turns, task="classification", what=f"training step, {config} config ({sizes}), loading and logging included",

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from benchmarks.beside import compare, now, profiled
-from benchmarks.rows import Row, main, timed_row, version
 from torch import Tensor
 
+from benchmarks.beside import compare, now, profiled
+from benchmarks.rows import Row, main, timed_row, version
 from fewshot.episodes import Episodes, draw_episodes
 from fewshot.imprinting import episode_hits, unit
 
@@ -72,7 +72,7 @@ def measure(*, pairs: int = 9, tiny: bool = False) -> list[Row]:
     features = (centres[labels] + 12 * torch.randn(classes * images, width, generator=generator)).relu()
     rows = []
     for shots in (1, 5):
-        settings = {"ways": 5, "shots": shots, "queries": QUERIES, "num_episodes": num_episodes}
+        settings: dict[str, Any] = {"ways": 5, "shots": shots, "queries": QUERIES, "num_episodes": num_episodes}
         episodes = draw_episodes(labels, **settings, seed=0, sampler="builtin")
         ours = our_evaluation(features, episodes)
         what = f"{num_episodes} episodes of 5 ways, {shots} shot, {QUERIES} queries, on cached features of {width}"

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from benchmarks.beside import Beside, fit_beside
 from benchmarks.plain_darts import PlainSearch, PlainSearchNetwork
 from benchmarks.rows import Row, main, timed_row
@@ -25,7 +27,6 @@ SETTINGS = {
     ),
 }  # fmt: skip
 CHECKED_STEPS = 2  # the first has no momentum yet
-EXACT = {"rtol": 1e-8, "atol": 1e-10}
 
 
 def plain_search(module: Any) -> PlainSearch:
@@ -74,11 +75,15 @@ class SameStep(Beside):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         step_on(self.search)(batch)
         alphas = torch.stack([alpha.detach() for alpha in self.search.network.alphas])
-        torch.testing.assert_close(pl_module.searcher.alphas.detach(), alphas, **EXACT)
+        self._check(pl_module.searcher.alphas, alphas)
         for ours, theirs in zip(pl_module.network.parameters(), self.search.network.parameters()):
-            torch.testing.assert_close(ours.detach(), theirs.detach(), **EXACT)
+            self._check(ours, theirs)
         self.num_checked += 1
         trainer.should_stop = self.num_checked >= self.wanted_checks
+
+    @staticmethod
+    def _check(ours: Tensor, theirs: Tensor) -> None:
+        torch.testing.assert_close(ours.detach(), theirs.detach(), rtol=1e-8, atol=1e-10)
 
 
 def check_same_step(*flags: str, order: str, steps: int = 1, config: str = "default") -> None:
@@ -110,7 +115,8 @@ def measure(*, pairs: int = 9, tiny: bool = False) -> list[Row]:
             beside = Beside(lambda module: step_on(plain_search(module)), steps=1, pairs=pairs, wanted=1.5)
             more = (f"--model.order={order}", "--model.norm=bn", "--model.search_epochs=1000", *flags)
             turns, run = fit_beside("nas", *more, config=config, beside=beside)
-            side = run.data.test.resolution[0]
+            data: Any = run.data
+            side = data.test.resolution[0]
             rows.append(
                 timed_row(
                     turns,

@@ -157,8 +157,9 @@ class PlainSearch:
         architecture_learning_rate: float,
     ) -> None:
         self.network, self.second_order = network.train(), second_order
-        settings = {"momentum": self.momentum, "weight_decay": self.weight_decay}
-        self.optimizer = torch.optim.SGD(network.parameters(), learning_rate, **settings)
+        self.optimizer = torch.optim.SGD(
+            network.parameters(), learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
+        )
         self.architect = torch.optim.Adam(
             network.alphas, lr=architecture_learning_rate, betas=(0.5, 0.999), weight_decay=1e-3
         )

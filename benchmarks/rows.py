@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.beside import Turns
 
+from benchmarks.beside import Turns
 from shared.record import device_name, versions
 from shared.runs import source_version
 

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+
 from benchmarks.beside import prepared_run
 from benchmarks.rows import Row, main
-
 from shared.catalog import ROOT, load_tasks
 from shared.record import peak_memory_bytes
 

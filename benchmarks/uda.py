@@ -17,11 +17,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
+
 from benchmarks.beside import compare, now, prepared_run
 from benchmarks.plain_cdd import plain_cdd
 from benchmarks.rows import Row, main, timed_row
-from torch import Tensor
-
 from uda import module as uda_module
 from uda.cdd import cdd
 
@@ -102,7 +102,8 @@ def loop_rows(*, tiny: bool) -> list[Row]:
                 setattr(uda_module, function, original)
     loop = statistics.median(clock.loops)
     cluster, features = statistics.median(spent["start_loop"]), 2 * statistics.median(spent["domain_features"])
-    sizes = f"{config} config, {len(run.data.source)} + {len(run.data.target)} images, a loop of {loop:.2f} s"
+    data: Any = run.data
+    sizes = f"{config} config, {len(data.source)} + {len(data.target)} images, a loop of {loop:.2f} s"
     parts = f"features of both domains {features / loop:.1%}, k-means, matching and filter {cluster / loop:.2%}"
     matching = "k-means, matching and filter"
     return [

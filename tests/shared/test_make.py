@@ -101,6 +101,8 @@ def test_mistakes_in_a_run(variables, message):
         ("report", {"task": "no"}, "task must be one of"),
         ("publish", {}, "runs must be a folder"),
         ("smoke", {"task": "no"}, "task must be one of"),
+        ("bench", {"of": "norms"}, "of must be one of norm_layers, tasks"),
+        ("bench", {"args": "--tiny"}, "args must come with of="),
     ],
 )
 def test_mistakes_in_a_target(target, variables, message):
@@ -110,6 +112,12 @@ def test_mistakes_in_a_target(target, variables, message):
 
 def test_smoke_covers_every_task():
     assert [command[1] for command in target_commands("smoke", {}, TASKS)] == list(TASKS)
+
+
+def test_bench_is_one_command_of_which_each_part_can_be_had_alone():
+    assert target_commands("bench", {}, TASKS) == [["-m", "benchmarks.norm_layers"], ["-m", "benchmarks.tasks"]]
+    alone = target_commands("bench", {"of": "nas", "args": "--tiny --pairs=2"}, TASKS)
+    assert alone == [["-m", "benchmarks.nas", "--tiny", "--pairs=2"]]
 
 
 def test_help_names_everything():

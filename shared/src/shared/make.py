@@ -52,7 +52,7 @@ TARGETS = {
     "publish": "append finished runs to results/runs and redraw results/: make publish runs=DIR",
     "smoke": "the whole path of one task, or of all, in seconds: make smoke [task=…]",
     "test": 'the tests: make test [args="-k bgn"]',
-    "bench": 'the norm layers beside nn.BatchNorm2d, minutes: make bench [args="--batches=2,32,128"]',
+    "bench": "norm layers beside nn.BatchNorm2d, tasks beside plain loops: make bench [of=norm_layers|tasks|…]",
     "lint": "ruff and mypy",
     "lock": "resolve the dependencies anew and write requirements.lock",
 }
@@ -63,8 +63,10 @@ MODULES = {
     "dashboard": ["shared.dashboard"],
 }
 """Targets that are one module, with a flag for each variable."""
-MODULES_WITH_ARGS = {"test": "pytest", "bench": "benchmarks.norm_layers"}
-"""Targets that are one module, with the flags in args=."""
+BENCHMARKS = (
+    "norm_layers", "tasks", "classification", "nas", "adversarial", "fewshot", "uda", "startup", "report_scale",
+)  # fmt: skip
+"""What `make bench of=` measures alone; without of=, the first two, which are everything but the last."""
 TARGET_VARIABLES = {
     "help": [],
     "setup": [],
@@ -77,7 +79,7 @@ TARGET_VARIABLES = {
     "publish": ["runs"],
     "smoke": ["task", "norm", "runs"],
     "test": ["args"],
-    "bench": ["args"],
+    "bench": ["of", "args"],
     "lint": [],
     "lock": [],
 }
@@ -290,8 +292,19 @@ def target_commands(target: str, variables: dict[str, str], tasks: dict[str, Tas
             return [["-m", task.targets[target].module, *(f"--{key}={value}" for key, value in variables.items())]]
     if (module := MODULES.get(target)) is not None:
         return [["-m", *module, *(f"--{key}={value}" for key, value in variables.items())]]
-    if (plain := MODULES_WITH_ARGS.get(target)) is not None:
-        return [["-m", plain, *shlex.split(variables.get("args", ""))]]
+    return development_commands(target, **variables)
+
+
+def development_commands(target: str, *, of: str = "", args: str = "") -> list[list[str]]:
+    """Return the argument lists of the tests, the benchmarks or the linters."""
+    if target == "test":
+        return [["-m", "pytest", *shlex.split(args)]]
+    if target == "bench":
+        if of:
+            return [["-m", f"benchmarks.{choose('of', of, BENCHMARKS)}", *shlex.split(args)]]
+        if args:
+            raise UserError(f"args must come with of=, whose flags they are: {', '.join(BENCHMARKS)}; got {args!r}.")
+        return [["-m", f"benchmarks.{name}"] for name in BENCHMARKS[:2]]
     return [
         ["-m", "ruff", "check", "."],
         ["-m", "ruff", "format", "--check", "."],

@@ -11,7 +11,7 @@ from torch import Tensor
 from norm_layers.registry import resolve_norm
 from shared.callbacks import Diverged, steps_per_epoch
 from shared.data.loaders import Batch
-from shared.errors import UserError, choose
+from shared.errors import choose
 from shared.independence import check_independence
 from shared.metrics import WeightedMean
 from shared.per_image import PerImage
@@ -180,21 +180,7 @@ class UdaModule(TaskModule):
 
     def prepare_trainer(self, trainer: Any) -> None:
         """Ask for the batches of each loop anew, and refuse what a loop cannot do."""
-        if trainer.world_size > 1:
-            raise UserError(
-                f"trainer.devices must be 1: a loop of CAN is trained on one device; got {trainer.world_size} "
-                "processes. Run several pairs beside each other instead (make sweep jobs=)."
-            )
-        if trainer.max_epochs <= self.warmup_epochs:
-            raise UserError(
-                f"trainer.max_epochs must be above the {self.warmup_epochs} of model.warmup_epochs, which they count; "
-                f"got {trainer.max_epochs}."
-            )
-        if trainer.check_val_every_n_epoch != 1:
-            raise UserError(
-                "trainer.check_val_every_n_epoch must be 1: the target's accuracy is told after each loop; got "
-                f"{trainer.check_val_every_n_epoch}."
-            )
+        protocol.check_trainer(trainer, warmup_epochs=self.warmup_epochs)
         trainer.reload_dataloaders_every_n_epochs = 1
 
     def forward(self, images: Tensor) -> Tensor:

@@ -7,8 +7,10 @@ Source: Zhou et al. 2020, "Unsupervised Domain Adaptation on Office-31"; Kang et
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from norm_layers.registry import NORMS, default_num_groups
+from shared.errors import UserError
 
 LOOPS = 50
 LEARNING_RATE = 1e-3
@@ -112,6 +114,33 @@ def check_settings(
         raise ValueError(f"decay_rate must be in (0, 1]; got {decay_rate}.")
     if threshold is not None and not 0 < threshold <= 1:
         raise ValueError(f"threshold must be in (0, 1], a distance; got {threshold}.")
+
+
+def check_trainer(trainer: Any, *, warmup_epochs: int) -> None:
+    """Check that a trainer can carry out loops.
+
+    Args:
+        trainer: Lightning's trainer.
+        warmup_epochs: Epochs before the first loop.
+
+    Raises:
+        UserError: For several devices, for no loop after the warm-up, and for loops without validation.
+    """
+    if trainer.world_size > 1:
+        raise UserError(
+            f"trainer.devices must be 1: a loop of CAN is trained on one device; got {trainer.world_size} "
+            "processes. Run several pairs beside each other instead (make sweep jobs=)."
+        )
+    if trainer.max_epochs <= warmup_epochs:
+        raise UserError(
+            f"trainer.max_epochs must be above the {warmup_epochs} of model.warmup_epochs, which they count; "
+            f"got {trainer.max_epochs}."
+        )
+    if trainer.check_val_every_n_epoch != 1:
+        raise UserError(
+            "trainer.check_val_every_n_epoch must be 1: the target's accuracy is told after each loop; got "
+            f"{trainer.check_val_every_n_epoch}."
+        )
 
 
 def learning_rate_factor(*, loop: int, iteration: int, decay: str, rate: float, step: int) -> float:
