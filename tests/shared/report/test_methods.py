@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 
 import pytest
 
@@ -92,6 +94,18 @@ def test_latex_is_balanced_and_holds_the_numbers(records):
     rows = [line for line in text.splitlines() if line.endswith(r" \\")]
     assert {line.count(" & ") for line in rows} == {3}
     assert text.count(r"\begin") == text.count(r"\end")
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_compiles_without_complaints(records, tmp_path):
+    sections = make_sections(split_into_experiments(records))
+    tables = [table_latex(each.methods, title="50 % of a_b & c") for each in sections if each.methods]
+    head = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
+    (tmp_path / "all.tex").write_text("\n".join([head, *tables, r"\end{document}"]), encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
+    assert done.returncode == 0, done.stdout
+    assert "Overfull" not in done.stdout
 
 
 def test_latex_escapes_every_special_letter():

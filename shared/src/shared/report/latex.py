@@ -1,4 +1,4 @@
-"""Tables as LaTeX, for a paper that uses the package booktabs."""
+"""Tables as LaTeX, for a paper that uses the packages booktabs and graphicx."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ SPECIAL = {
 
 
 def table_latex(grid: Grid, *, title: str, notes: Sequence[str] = ()) -> str:
-    r"""Write a table as LaTeX; it needs `\usepackage{booktabs}`.
+    r"""Write a table as LaTeX; it needs `\usepackage{booktabs,graphicx}`, and shrinks where it is wider than a line.
 
     Args:
         grid: The table.
@@ -38,10 +38,11 @@ def table_latex(grid: Grid, *, title: str, notes: Sequence[str] = ()) -> str:
     text = " ".join([f"{title}: {caption(grid)}. Mean ± sd over seeds (number of seeds).", *told])
     return "\n".join(
         [
-            r"\begin{table}", r"\centering", rf"\caption{{{escape(text)}}}",
-            rf"\begin{{tabular}}{{l{'r' * len(grid.columns)}}}", r"\toprule",
+            r"\begin{table}", r"\centering", rf"\caption{{{escape(text)}}}", r"\vspace{\abovecaptionskip}",
+            r"\sbox0{%", rf"\begin{{tabular}}{{l{'r' * len(grid.columns)}}}", r"\toprule",
             " & ".join(escape(name) for name in header) + r" \\", r"\midrule", *lines, r"\bottomrule",
-            r"\end{tabular}", r"\end{table}",
+            r"\end{tabular}}", r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi",
+            r"\end{table}",
         ]
     ) + "\n"  # fmt: skip
 
