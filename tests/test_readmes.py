@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shared.catalog import ROOT, load_tasks
-from shared.make import all_targets, run_arguments, target_commands
+from shared.make import all_targets, run_arguments, spread, target_commands
 from shared.parser import SuiteCLI
 from shared.report.paper import load_paper_tables
 
@@ -35,10 +35,11 @@ def test_command_is_understood(file, command):
         return
     if not targets or targets == ["run"]:
         variables.pop("resume", None)
-        arguments = run_arguments({"task": "classification"} | variables, tasks)
-        entry = importlib.import_module(f"{arguments[1]}.__main__")
-        own = [word for word in arguments[2:] if "mynorms:" not in word]
-        assert SuiteCLI(entry.MODULE, entry.DATA, [*own, "--data.data_dir=somewhere"]).trainer_settings()
+        for cell in spread({"task": "classification"} | variables):
+            arguments = run_arguments({name: value for name, value in cell.items() if name != "jobs"}, tasks)
+            entry = importlib.import_module(f"{arguments[1]}.__main__")
+            own = [word for word in arguments[2:] if "mynorms:" not in word]
+            assert SuiteCLI(entry.MODULE, entry.DATA, [*own, "--data.data_dir=somewhere"]).trainer_settings()
         return
     assert targets[0] in all_targets(tasks)
     assert set(variables) <= set(all_targets(tasks)[targets[0]][1])

@@ -1,5 +1,6 @@
 """The make interface: variables, commands, help and every mistake in one line."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -17,6 +18,8 @@ from shared.make import (
     help_text,
     read_variables,
     run_arguments,
+    several_arguments,
+    spread,
     target_commands,
 )
 
@@ -112,6 +115,29 @@ def test_mistakes_in_a_target(target, variables, message):
 
 def test_smoke_covers_every_task():
     assert [command[1] for command in target_commands("smoke", {}, TASKS)] == list(TASKS)
+
+
+def test_several_values_are_a_run_for_each_combination():
+    cells = spread({"task": "fewshot", "norm": "bn,bgn,bn", "args": "-a=1,2", "seed": "0,1"})
+    assert [(cell["norm"], cell["seed"]) for cell in cells] == [("bn", "0"), ("bn", "1"), ("bgn", "0"), ("bgn", "1")]
+    assert {(cell["task"], cell["args"]) for cell in cells} == {("fewshot", "-a=1,2")}
+    assert spread({"task": "fewshot", "norm": "bn"}) == [{"task": "fewshot", "norm": "bn"}]
+    module, sweep, *flags, last = several_arguments(
+        [cell | {"runs": "here", "jobs": "2"} for cell in cells[:2]], TASKS
+    )
+    assert (module, sweep, flags) == ("-m", "shared.sweep", ["--jobs=2", "--runs=here", "--args=-a=1,2"])
+    assert json.loads(last.removeprefix("--cells=")) == [
+        {"task": "fewshot", "norm": "bn", "seed": seed} for seed in ("0", "1")
+    ]
+
+
+def test_mistakes_in_several_values():
+    with pytest.raises(UserError, match="norm must be one value, or several with commas between; got 'bn,'"):
+        spread({"task": "fewshot", "norm": "bn,"})
+    with pytest.raises(ValueError, match=r"norm must be one of bn, in.*got 'bng'"):
+        several_arguments(spread({"task": "fewshot", "norm": "bn,bng"}), TASKS)
+    with pytest.raises(UserError, match="jobs must come with several values of norm, seed, batch_size"):
+        run_arguments({"task": "fewshot", "norm": "bn", "jobs": "2"}, TASKS)
 
 
 def test_bench_is_one_command_of_which_each_part_can_be_had_alone():

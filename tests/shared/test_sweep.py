@@ -13,7 +13,7 @@ import pytest
 from shared.catalog import ROOT
 from shared.errors import UserError
 from shared.grids import override, read_grid, take_share
-from shared.sweep import finished_commands, main, visible_gpus
+from shared.sweep import finished_records, main, visible_gpus
 
 GRID = """
 program: classification
@@ -118,10 +118,30 @@ def test_a_file_that_is_no_grid_is_named(tmp_path, text):
 
 
 def test_half_written_records_are_not_finished(tmp_path):
-    for name, text in {"a": '{"command": "make x=1"}', "b": '{"comm', "c": "{}"}.items():
+    whole = {"command": "make x=1", "finished": "2026-11-25T10:00:00+00:00", "seed": 0}
+    later = whole | {"finished": "2026-11-25T11:00:00+00:00", "seed": 1}
+    texts = {"a": json.dumps(whole), "b": '{"comm', "c": "{}", "d": json.dumps(later), "e": json.dumps(whole)}
+    for name, text in texts.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "record.json").write_text(text)
-    assert finished_commands(tmp_path) == {"make x=1"}
+    assert finished_records(tmp_path) == {"make x=1": later}
+
+
+@pytest.mark.slow
+def test_several_norms_in_one_command_are_run_one_after_the_other_and_compared(tmp_path):
+    words = ["task=classification", "config=smoke", "norm=bn,none", f"runs={tmp_path}", "wandb=off"]
+    done = subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    begun = [line for line in lines if line.startswith(("[1/2]", "[2/2]"))]
+    assert [line.partition("norm=")[2][:4].strip() for line in begun] == ["bn c", "bn c", "none", "none"]
+    assert sum(line.startswith("record ") for line in lines) == 2  # each run's own screen
+    records = {r["norm"]: r for r in (json.loads(file.read_text()) for file in tmp_path.rglob("record.json"))}
+    for norm, record in records.items():
+        assert record["command"] == f"make task=classification norm={norm} config=smoke"
+        (row,) = [line for line in lines if line.startswith(f"{norm:<4}  test/top1 ")]
+        assert f"{record['metrics']['test/top1']['value']:.2f} %" in row
+    assert (tmp_path / "report" / "report.html").is_file()
 
 
 @pytest.mark.slow

@@ -82,7 +82,9 @@ class Task:
 
 RUN_VARIABLES = {
     "task": Variable(flag=None, help="the experiment", example="classification"),
-    "norm": Variable(flag="--model.norm", help="norm layer, or package.module:Class of your own", example="bgn"),
+    "norm": Variable(
+        flag="--model.norm", help="norm layer, or several, as of seed and batch_size: compared", example="bn,bgn"
+    ),
     "config": Variable(flag=None, help="which experiment file of the task", example="default"),
     "batch_size": Variable(flag="--data.batch_size", help="images per worker and step", example="2"),
     "num_groups": Variable(
@@ -91,6 +93,7 @@ RUN_VARIABLES = {
     "seed": Variable(flag="--seed", help="random seed", example="3"),
     "data_dir": Variable(flag="--data.data_dir", help="folder with the real images (or DATA_DIR)", example="~/data"),
     "download": Variable(flag="--data.download", help="true: let torchvision download CIFAR-10", example="true"),
+    "jobs": Variable(flag=None, help="runs at a time, where norm, seed or batch_size are several", example="2"),
     "runs": Variable(flag="--runs", help="folder for the runs", example="runs"),
     "wandb": Variable(flag="--wandb", help="auto, online, offline or off", example="offline"),
     "resume": Variable(flag="--resume", help="continue the run in this folder", example="runs/…/classification-bgn-…"),

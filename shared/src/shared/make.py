@@ -32,6 +32,7 @@ if __name__ == "__main__":
             newer = str(bootstrap.PYTHON)
         os.execv(newer, [newer, *sys.argv])
 
+import itertools
 import json
 import signal
 
@@ -67,6 +68,8 @@ BENCHMARKS = (
     "norm_layers", "tasks", "classification", "nas", "adversarial", "fewshot", "uda", "startup", "report_scale",
 )  # fmt: skip
 """What `make bench of=` measures alone; without of=, the first two, which are everything but the last."""
+SEVERAL = ("norm", "seed", "batch_size")
+"""Variables of a run that may have several values with commas between: a run for each combination."""
 TARGET_VARIABLES = {
     "help": [],
     "setup": [],
@@ -109,6 +112,42 @@ def task_variables(task: Task) -> dict[str, Variable]:
     return RUN_VARIABLES | task.variables
 
 
+def spread(variables: dict[str, str]) -> list[dict[str, str]]:
+    """Return the variables of one run for each combination of the values of `SEVERAL`.
+
+    Args:
+        variables: What was given, such as norm="bn,bgn".
+
+    Raises:
+        UserError: For a comma with nothing before or after it.
+    """
+    choices = []
+    for name, value in variables.items():
+        values = value.split(",") if name in SEVERAL else [value]
+        if len(values) > 1 and "" in values:
+            raise UserError(f"{name} must be one value, or several with commas between; got {value!r}.")
+        choices.append(dict.fromkeys(values))
+    return [dict(zip(variables, values)) for values in itertools.product(*choices)]
+
+
+def several_arguments(cells: list[dict[str, str]], tasks: dict[str, Task]) -> list[str]:
+    """Return the arguments of `python` that carry out several runs and compare them.
+
+    Args:
+        cells: The variables of each, which differ in those of `SEVERAL` alone.
+        tasks: The tasks by name.
+
+    Raises:
+        ValueError: For a mistake in any of them.
+    """
+    options = {name: cells[0][name] for name in ("jobs", "runs", "wandb", "data_dir", "args") if name in cells[0]}
+    cells = [{name: value for name, value in cell.items() if name not in options} for cell in cells]
+    for cell in cells:
+        run_arguments(cell, tasks)
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    return ["-m", "shared.sweep", *flags, f"--cells={json.dumps(cells)}"]
+
+
 def run_arguments(variables: dict[str, str], tasks: dict[str, Task]) -> list[str]:
     """Return the arguments of `python` that carry out `make name=value …`.
 
@@ -131,6 +170,8 @@ def run_arguments(variables: dict[str, str], tasks: dict[str, Task]) -> list[str
     known = task_variables(task)
     for name in variables:
         choose("variable", name, known)
+    if "jobs" in variables:
+        raise UserError(f"jobs must come with several values of {', '.join(SEVERAL)}, such as norm=bn,bgn.")
     norm = variables.get("norm", "")
     if norm and ":" not in norm:
         resolve_norm(norm)
@@ -181,9 +222,9 @@ def help_text(tasks: dict[str, Task]) -> str:
     lines = [
         "Which normalization layer should I train with?",
         "",
-        "Run an experiment (CPU, a few minutes, no data needed):",
+        "Compare two norm layers (CPU, five minutes, no data needed):",
     ]
-    lines += ["  make task=classification norm=bgn", "", "Tasks:"]
+    lines += ["  make task=classification norm=bn,bgn", "", "Tasks:"]
     lines += [f"  {task.name:<16}{task.title}; config={'|'.join(task.configs)}" for task in tasks.values()]
     lines += [
         "",
@@ -242,7 +283,9 @@ def carry_out(target: str, variables: dict[str, str]) -> int:
         if not variables and target == "default":
             target = "help"
         else:
-            become(run_arguments(variables, tasks), command=command_line(variables))
+            cells = [variables] if "resume" in variables else spread(variables)
+            arguments = run_arguments(variables, tasks) if len(cells) == 1 else several_arguments(cells, tasks)
+            become(arguments, command=command_line(variables))
     targets = all_targets(tasks)
     choose("target", target, targets)
     for name in variables:

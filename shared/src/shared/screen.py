@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,28 @@ def final_screen(run: Run, record: dict[str, Any], *, report: Path | None = None
     width = max(len(name) for name, _ in lines)
     rule = "─" * 78
     return "\n".join([rule, *(f"{name:<{width}}  {text}" for name, text in lines), rule])
+
+
+def comparison(outcomes: Sequence[tuple[Mapping[str, str], dict[str, Any] | None]]) -> list[str]:
+    """Return the lines that put several runs side by side: what they differ in, and their headline numbers.
+
+    Args:
+        outcomes: The variables of each run, and its record; None where it has none.
+    """
+    names = list(dict.fromkeys(name for variables, _ in outcomes for name in variables))
+    varied = [name for name in names if len({variables.get(name) for variables, _ in outcomes}) > 1] or ["norm"]
+    rows = [[*varied, "", "images/s"]]
+    for variables, record in outcomes:
+        metric = record["metrics"].get(record["headline"]) if record else None
+        number = "X" if record is None else record["status"]
+        if record and record["status"] == "done" and metric:
+            number = f"{record['headline']} {_number(metric)}"
+        rate = f"{record['images_per_second']:,.0f}" if record and record.get("images_per_second") else "–"
+        rows.append([*(variables.get(name, "") for name in varied), number, rate])
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    rule = "─" * 78
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in rows]
+    return [rule, *lines, rule]
 
 
 def elsewhere(run: Run) -> str:

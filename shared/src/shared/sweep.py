@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,22 @@ from shared.catalog import ROOT, default_data_dir, load_grids, load_tasks
 from shared.errors import UserError, choose, exit_with_usage_error
 from shared.grids import Cell, override, read_grid, take_share
 from shared.make import command_line, resume_arguments, run_arguments
+from shared.report.wording import plural
 from shared.runs import is_held, open_run
+from shared.screen import comparison
 
 
-def finished_commands(runs: Path) -> set[str]:
-    """Return the commands of all finished runs below `runs`."""
-    commands = set()
+def finished_records(runs: Path) -> dict[str, dict[str, Any]]:
+    """Return the records of all finished runs below `runs`, by their commands; the latest of a command."""
+    records: dict[str, dict[str, Any]] = {}
     for file in runs.rglob("record.json"):
         try:
-            commands.add(json.loads(file.read_text())["command"])
-        except (OSError, ValueError, KeyError):
+            record = json.loads(file.read_text())
+            if record["finished"] > records.get(record["command"], {}).get("finished", ""):
+                records[record["command"]] = record
+        except (OSError, ValueError, KeyError, TypeError):
             continue
-    return commands
+    return records
 
 
 def stopped_runs(runs: Path) -> dict[str, Path]:
@@ -58,14 +63,14 @@ def visible_gpus() -> list[str]:
 
 def start_cell(
     cell: Cell, *, runs: Path, wandb: str | None, data_dir: str | None, args: str, threads: int, gpu: str | None,
-    log: Path,
+    log: Path | None,
 ) -> subprocess.Popen[bytes]:  # fmt: skip
-    """Start one cell, or go on with its stopped run, as a process with its output in `log`.
+    """Start one cell, or go on with its stopped run, as a process with its output in `log`, or on the screen.
 
     It has so many threads, and sees the one GPU where one is named.
     """
     extra = {"runs": str(runs)} | ({"wandb": wandb} if wandb else {}) | ({"data_dir": data_dir} if data_dir else {})
-    merged = {**cell, **({"args": args} if args else {})}
+    merged = with_args(cell, args)
     environment = dict(os.environ) | {"NORM_SUITE_COMMAND": command_line(merged)}
     environment.setdefault("OMP_NUM_THREADS", str(threads))
     if gpu is not None:
@@ -73,15 +78,19 @@ def start_cell(
     arguments = run_arguments({**merged, **extra}, load_tasks())
     if (stopped := stopped_runs(runs).get(command_line(merged))) is not None:
         arguments = resume_arguments({"resume": str(stopped), **({"wandb": wandb} if wandb else {})})
-    arguments = [*arguments, "--report=false"]
-    with log.open("ab") as file:
+    with log.open("ab") if log else nullcontext() as file:
         return subprocess.Popen(
-            [sys.executable, *arguments],
+            [sys.executable, *arguments, "--report=false"],
             env=environment,
             stdout=file,
             stderr=file,
             start_new_session=True,  # Ctrl-C reaches the sweep alone, which asks every cell once to save and stop
         )
+
+
+def with_args(cell: Cell, args: str) -> Cell:
+    """Return the variables of a cell's run with the flags that every run gets."""
+    return {**cell, "args": args} if args else cell
 
 
 def label(cell: Cell) -> str:
@@ -97,6 +106,7 @@ def run_grid(
     wandb: str | None = None,
     data_dir: str | None = None,
     args: str = "",
+    on_screen: bool = False,
 ) -> int:
     """Run all cells that are not finished, at most `jobs` at a time; one cell's failure does not stop the rest.
 
@@ -107,26 +117,29 @@ def run_grid(
         wandb: W&B mode of every run; None for the default.
         data_dir: Folder with the real images.
         args: Further flags of every run.
+        on_screen: Whether the runs' output goes to the screen, where one runs at a time, and not to log files.
 
     Returns:
         Exit code: 0 if every cell is finished, 1 if one failed, 130 after Ctrl-C.
     """
-    done = finished_commands(runs)
-    waiting = [cell for cell in cells if command_line({**cell, **({"args": args} if args else {})}) not in done]
+    done = finished_records(runs)
+    waiting = [cell for cell in cells if command_line(with_args(cell, args)) not in done]
     num_before = len(cells) - len(waiting)
-    print(f"{len(cells)} cells: {num_before} finished, {len(waiting)} to run, {jobs} at a time", flush=True)
+    print(f"{plural(len(cells), 'cell')}: {num_before} finished, {len(waiting)} to run, {jobs} at a time", flush=True)
     threads = max(1, (os.cpu_count() or 1) // jobs)  # more threads than cores slow small networks down many times
     gpus = visible_gpus() if jobs > 1 else []
-    logs = runs / "sweep-logs"
-    logs.mkdir(parents=True, exist_ok=True)
+    logs = None if on_screen and jobs == 1 else runs / "sweep-logs"
+    (logs or runs).mkdir(parents=True, exist_ok=True)
     queue, slots = iter(waiting), list(range(jobs))
-    active: dict[subprocess.Popen[bytes], tuple[Cell, float, Path, int]] = {}
+    active: dict[subprocess.Popen[bytes], tuple[Cell, float, Path | None, int]] = {}
     failed, ended, began = 0, 0, time.monotonic()
     try:
         while True:
             while slots and (cell := next(queue, None)) is not None:
                 slot = slots.pop(0)
-                log = logs / (label(cell).replace(" ", "_").replace("/", "-") + ".log")
+                log = logs / (label(cell).replace(" ", "_").replace("/", "-") + ".log") if logs else None
+                if log is None:
+                    print(f"\n[{num_before + ended + 1}/{len(cells)}] {label(cell)}", flush=True)
                 gpu = gpus[slot % len(gpus)] if gpus else None
                 process = start_cell(
                     cell, runs=runs, wandb=wandb, data_dir=data_dir, args=args, threads=threads, gpu=gpu, log=log
@@ -140,7 +153,8 @@ def run_grid(
                 slots.append(slot)
                 ended += 1
                 failed += process.returncode != 0
-                state = "done" if process.returncode == 0 else f"FAILED (code {process.returncode}, see {log})"
+                where = f"see {log}" if log else "see above"
+                state = "done" if process.returncode == 0 else f"FAILED (code {process.returncode}, {where})"
                 left = (time.monotonic() - began) / ended * (len(waiting) - ended)
                 print(
                     f"[{num_before + ended}/{len(cells)}] {label(cell)}: {state}, {time.monotonic() - started:.0f} s; "
@@ -155,6 +169,8 @@ def run_grid(
         print("Stopped; the same command goes on with the cells that are not finished.", flush=True)
         return 130
     report.main(["--runs", str(runs), "--results", str(ROOT / "results" / "runs")])
+    records = finished_records(runs)
+    print("\n".join(comparison([(cell, records.get(command_line(with_args(cell, args)))) for cell in cells])))
     print(
         f"{len(waiting) - failed} finished, {failed} failed."
         + (" The same command runs the failed ones again." if failed else ""),
@@ -167,7 +183,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a grid from the command line."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     parser = argparse.ArgumentParser(prog="make sweep", description=__doc__)
-    parser.add_argument("--grid", required=True, help="name of a file in grids/, or a path")
+    parser.add_argument("--grid", default="", help="name of a file in grids/, or a path")
+    parser.add_argument("--cells", type=json.loads, default=None, help="JSON list of runs in place of a grid")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--wandb", default=None)
@@ -182,22 +199,28 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.jobs < 1:
             raise UserError(f"jobs must be at least 1; got {options.jobs}.")
-        grids = load_grids()
-        is_path = options.grid.endswith((".yaml", ".yml"))
-        path = Path(options.grid) if is_path else grids[choose("grid", options.grid, grids)]
-        if not path.is_file():
-            raise UserError(f"grid must be one of {', '.join(grids)} or a YAML file; got {options.grid!r}.")
-        cells = override(read_grid(path), norm=options.norm, seed=options.seed)
+        cells = override(options.cells or named_grid(options.grid), norm=options.norm, seed=options.seed)
         for cell in cells:
             run_arguments(cell, load_tasks(ROOT))
-        for own in (name for name in (options.norm or "").split(",") if ":" in name):
+        asked = [*(options.norm or "").split(","), *(cell.get("norm", "") for cell in options.cells or ())]
+        for own in dict.fromkeys(name for name in asked if ":" in name):
             resolve_norm(own)
         cells = take_share(cells, options.shard)
     except ValueError as error:
         exit_with_usage_error(error)
     return run_grid(
-        cells, runs=options.runs, jobs=options.jobs, wandb=options.wandb, data_dir=options.data_dir, args=options.args
-    )
+        cells, runs=options.runs, jobs=options.jobs, wandb=options.wandb, data_dir=options.data_dir,
+        args=options.args, on_screen=options.cells is not None,
+    )  # fmt: skip
+
+
+def named_grid(name: str) -> list[Cell]:
+    """Return the cells of a grid by its name or path."""
+    grids = load_grids()
+    path = Path(name) if name.endswith((".yaml", ".yml")) else grids[choose("grid", name, grids)]
+    if not path.is_file():
+        raise UserError(f"grid must be one of {', '.join(grids)} or a YAML file; got {name!r}.")
+    return read_grid(path)
 
 
 if __name__ == "__main__":
