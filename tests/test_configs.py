@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from shared.catalog import load_grids, load_tasks
+from shared.commands import run_arguments
 from shared.grids import override, read_grid
-from shared.make import run_arguments
 from shared.parser import SuiteCLI
 
 TASKS = load_tasks()

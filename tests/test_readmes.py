@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from shared.catalog import ROOT, load_tasks
-from shared.make import all_targets, run_arguments, spread, target_commands
+from shared.commands import run_arguments, spread
+from shared.make import all_targets, target_commands
 from shared.parser import SuiteCLI
 from shared.report.paper import load_paper_tables
 

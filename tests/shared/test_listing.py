@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.listing import find_runs, main
+from shared.listing import list_runs, main
 from shared.runs import create_run, hold_run
+from shared.sweep import finished_records
 
 
 def make_run(runs: Path, *, seed: int, norm: str = "bgn", record: dict | str | None = None, checkpoint: bool = False):
@@ -24,7 +25,10 @@ def make_run(runs: Path, *, seed: int, norm: str = "bgn", record: dict | str | N
 
 def record_of(status: str) -> dict:
     metrics = {"test/top1": {"value": 61.234, "unit": "%"}} if status == "done" else {}
-    return {"status": status, "norm": "mynorms:ScaleNorm", "headline": "test/top1", "metrics": metrics}
+    return {
+        "status": status, "norm": "mynorms:ScaleNorm", "headline": "test/top1", "metrics": metrics,
+        "command": "make x", "finished": "2026-11-25T10:00:00+00:00",
+    }  # fmt: skip
 
 
 @pytest.fixture
@@ -41,8 +45,26 @@ def runs(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    "damage",
+    ["[]", "null", "3", '"done"', "{}", {"metrics": [1]}, {"metrics": {"test/top1": {"value": "high"}}},
+     {"metrics": {"test/top1": 61.2}}, {"status": 3}, {"command": {}}, {"headline": None}],
+)  # fmt: skip
+def test_whatever_stands_in_a_record_it_is_listed_as_damaged(tmp_path, damage, capsys):
+    make_run(tmp_path, seed=0, record=damage if isinstance(damage, str) else record_of("done") | damage)
+    assert [each.state for each in list_runs(tmp_path)] == ["damaged"]
+    assert main([f"--runs={tmp_path}"]) == 0
+    assert "damaged" in capsys.readouterr().out
+    assert finished_records(tmp_path) == {}
+
+
+def test_runs_are_found_at_any_depth(tmp_path):
+    make_run(tmp_path / "a" / "b", seed=0, record=record_of("done"))
+    assert [each.state for each in list_runs(tmp_path)] == ["done"]
+
+
 def states(runs: Path) -> list[str]:
-    return [each.state for each in sorted(find_runs(runs), key=lambda each: each.run.name.split("-s")[1])]
+    return [each.state for each in sorted(list_runs(runs), key=lambda each: each.run.name.split("-s")[1])]
 
 
 def test_states(runs, capsys):
@@ -51,13 +73,13 @@ def test_states(runs, capsys):
     out = capsys.readouterr().out
     assert "test/top1 61.23 %" in out
     assert "6 runs, 2 not finished." in out
-    (stopped,) = [each.run.path for each in find_runs(runs) if each.state == "stopped"]
+    (stopped,) = [each.run.path for each in list_runs(runs) if each.state == "stopped"]
     assert f"make resume={stopped}" in out
     assert out.count("make resume=") == 1
 
 
 def test_a_run_in_training_is_told_and_never_deleted(runs):
-    (stopped,) = [each.run for each in find_runs(runs) if each.state == "stopped"]
+    (stopped,) = [each.run for each in list_runs(runs) if each.state == "stopped"]
     with hold_run(stopped):
         assert states(runs).count("running") == 1
         assert main([f"--runs={runs}", "--clean", "--state=all", "--yes=1"]) == 0

@@ -10,18 +10,9 @@ import pytest
 from norm_layers.registry import NORMS
 from shared import bootstrap
 from shared.catalog import ROOT, RUN_VARIABLES, load_tasks
+from shared.commands import command_line, run_arguments, several_arguments, spread
 from shared.errors import UserError
-from shared.make import (
-    TARGETS,
-    child_environment,
-    command_line,
-    help_text,
-    read_variables,
-    run_arguments,
-    several_arguments,
-    spread,
-    target_commands,
-)
+from shared.make import TARGETS, child_environment, help_text, read_variables, target_commands
 
 TASKS = load_tasks()
 CONFIG = TASKS["classification"].configs["default"]
@@ -87,6 +78,10 @@ def test_command_line_has_one_spelling_and_no_place():
         ({"task": "classification", "config": "papr"}, "config must be one of.*Did you mean 'paper'"),
         ({"task": "classification", "config": "none.yaml"}, "config must be an existing YAML file"),
         ({"task": "classification", "batchsize": "2"}, "variable must be one of.*Did you mean 'batch_size'"),
+        ({"task": "fewshot", "seed": "x"}, "seed must be a whole number; got 'x'"),
+        ({"task": "fewshot", "batch_size": "1.5"}, "batch_size must be a whole number; got '1.5'"),
+        ({"task": "fewshot", "wandb": "maybe"}, "wandb must be one of auto, online, offline, off; got 'maybe'"),
+        ({"task": "fewshot", "args": '"--x'}, "args must be flags, with every quotation closed"),
         ({"resume": "/nowhere"}, "resume must be the folder of a run"),
         ({"resume": "/nowhere", "norm": "bn"}, "a resumed run keeps its settings.*got 'norm'"),
     ],

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from shared.catalog import ROOT
 from shared.errors import UserError
 from shared.grids import override, read_grid, take_share
-from shared.sweep import finished_records, main, visible_gpus
+from shared.sweep import finished_records, main, stop_all, visible_gpus
 
 GRID = """
 program: classification
@@ -108,8 +109,11 @@ def test_the_slurm_template_runs_the_share_of_its_array_task(grid, tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    "text", ["[", "a: 1", "method: random\nparameters: {a: {value: 1}}", "method: grid\nparameters: {a: 3}"]
-)
+    "text",
+    ["[", "a: 1", "method: random\nparameters: {a: {value: 1}}", "method: grid\nparameters: {a: 3}",
+     "method: grid\nparameters: {a: {values: 3}}", "method: grid\nparameters: {a: {values: bn}}",
+     "method: grid\nparameters: {a: {values: []}}"],
+)  # fmt: skip
 def test_a_file_that_is_no_grid_is_named(tmp_path, text):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
@@ -118,7 +122,10 @@ def test_a_file_that_is_no_grid_is_named(tmp_path, text):
 
 
 def test_half_written_records_are_not_finished(tmp_path):
-    whole = {"command": "make x=1", "finished": "2026-11-25T10:00:00+00:00", "seed": 0}
+    whole = {
+        "command": "make x=1", "finished": "2026-11-25T10:00:00+00:00", "seed": 0, "status": "done", "norm": "bn",
+        "headline": "test/top1", "metrics": {},
+    }  # fmt: skip
     later = whole | {"finished": "2026-11-25T11:00:00+00:00", "seed": 1}
     texts = {"a": json.dumps(whole), "b": '{"comm', "c": "{}", "d": json.dumps(later), "e": json.dumps(whole)}
     for name, text in texts.items():
@@ -147,16 +154,22 @@ def test_several_norms_in_one_command_are_run_one_after_the_other_and_compared(t
 @pytest.mark.slow
 def test_a_grid_runs_once_and_a_failed_cell_does_not_stop_the_rest(grid, tmp_path, capsys):
     runs = tmp_path / "runs"
-    flags = [f"--grid={grid}", f"--runs={runs}", "--seed=0", "--wandb=off", "--jobs=2"]
+    flags = [f"--grid={grid}", f"--runs={runs}", "--seed=0", "--wandb=off", "--jobs=2", f"--data_dir={tmp_path}"]
     grid.write_text(GRID.replace("[bn, none]", "[bn, 'no_such.module:Norm']"))
     assert main(flags) == 1
-    assert "FAILED (code 2" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "FAILED (code 2, see " in out
+    assert ": norm must name a module that can be imported" in out
     (record,) = runs.rglob("record.json")
     assert json.loads(record.read_text())["command"] == "make task=classification norm=bn config=smoke seed=0"
     grid.write_text(GRID.replace("[bn, none]", "[bn]"))
     assert main(flags) == 0
-    assert "1 finished, 0 to run" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "1 finished, 0 to run" in out
+    assert "other data" not in out
     assert len(list(runs.rglob("record.json"))) == 1
+    assert main([*flags, f"--data_dir={runs}"]) == 0
+    assert f"Finished with other data than data_dir={runs}: {tmp_path}." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -168,14 +181,41 @@ def test_a_grid_runs_once_and_a_failed_cell_does_not_stop_the_rest(grid, tmp_pat
         ["--grid=classification_cifar10", "--norm=bgm"],
         ["--grid=classification_cifar10", "--norm=no_such.module:Norm"],
         ["--grid=classification_cifar10", "--shard=4/4"],
+        ["--grid=classification_cifar10", "--norm=bn,"],
+        ["--grid=classification_cifar10", "--seed=x"],
+        ["--grid=classification_cifar10", "--wandb=maybe"],
+        ["--grid=classification_cifar10", '--args="--x'],
+        ["--grid=classification_cifar10", f"--runs={ROOT / 'README.md'}"],
     ],
 )
 def test_mistakes(flags, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        main([*flags, f"--runs={tmp_path / 'runs'}"])
+        main([f"--runs={tmp_path / 'runs'}", *flags])
     assert stop.value.code == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
     assert not (tmp_path / "runs").exists()
+
+
+UNTIL_ASKED_TWICE = """
+import signal, sys, time
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(3) if asked else asked.append(1))
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_ctrl_c_while_cells_save_stops_them_at_once():
+    processes = [subprocess.Popen([sys.executable, "-c", UNTIL_ASKED_TWICE], stdout=subprocess.PIPE) for _ in range(2)]
+    for process in processes:
+        assert process.stdout.readline() == b"ready\n"
+    again = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    again.start()
+    stop_all(processes)
+    again.join()
+    assert [process.returncode for process in processes] == [3, 3]
+    for process in processes:
+        process.stdout.close()
 
 
 @pytest.mark.slow

@@ -132,7 +132,7 @@ def attach_loggers(prepared: Prepared, run: Run, task: str) -> RunWandbLogger | 
         cut_after(metrics, checkpoint_step(run.last_checkpoint) - 1)
     wandb_logger = start_wandb(
         run, mode=prepared.wandb_mode, project=options.wandb_project, entity=options.wandb_entity,
-        axes={"task": task, **prepared.axes()}, already_sent=sent,
+        axes={"task": task, **prepared.axes()}, cell_hash=prepared.cell_hash(), already_sent=sent,
         config=json.loads(json.dumps(prepared.cli.config.as_dict(), default=str)),
     )  # fmt: skip
     prepared.trainer.loggers = [CsvLogger(metrics), *([wandb_logger] if wandb_logger else [])]

@@ -33,8 +33,11 @@ def read_grid(path: Path) -> list[Cell]:
     for name, parameter in grid["parameters"].items():
         if not isinstance(parameter, dict) or not {"value", "values"} & parameter.keys():
             raise UserError(f"each parameter of a grid must have `value` or `values`; {name!r} of {path} has neither.")
+        values = parameter["values"] if "values" in parameter else [parameter["value"]]
+        if not isinstance(values, list) or not values:
+            raise UserError(f"values of a grid must be a list, and not empty; {name!r} of {path} has {values!r}.")
         names.append(str(name))
-        choices.append(parameter["values"] if "values" in parameter else [parameter["value"]])
+        choices.append(values)
     return [dict(zip(names, map(str, values))) for values in itertools.product(*choices)]
 
 
@@ -46,8 +49,14 @@ def override(cells: list[Cell], *, norm: str | None, seed: str | None) -> list[C
         norm: Norms with commas between. With one of the suite's among them they replace the grid's; norms from outside
             alone ("mynorms:ScaleNorm") come beside the grid's. None keeps the grid's.
         seed: Seeds with commas between, which replace the grid's; None keeps the grid's.
+
+    Raises:
+        UserError: For a comma with nothing before or after it.
     """
     norms = norm.split(",") if norm else []
+    for name, values in {"norm": norms, "seed": seed.split(",") if seed else []}.items():
+        if "" in values:
+            raise UserError(f"{name} must be one value, or several with commas between; got {','.join(values)!r}.")
     beside = bool(norms) and not any(name in NORMS for name in norms)
     replaced: list[Cell] = []
     for cell in cells:

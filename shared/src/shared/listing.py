@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import time
@@ -15,7 +14,7 @@ from typing import Any
 from shared.catalog import load_tasks
 from shared.errors import UserError, choose, exit_with_usage_error
 from shared.report.wording import duration, memory, plural
-from shared.runs import Run, is_held, open_run, short_norm
+from shared.runs import Run, find_runs, is_held, read_record, short_norm
 
 UNFINISHED = ("running", "stopped", "begun")
 DELETABLE = {
@@ -46,27 +45,25 @@ class Listed:
     age: float
 
 
-def find_runs(folder: Path, *, task: str | None = None) -> Iterator[Listed]:
+def list_runs(folder: Path, *, task: str | None = None) -> Iterator[Listed]:
     """Yield the runs below a folder, by task and name.
 
     Args:
-        folder: Folder of runs, `<task>/<run>` below it.
+        folder: Folder of runs.
         task: Only this task's; None for all.
     """
-    for identity in sorted(folder.glob("*/*/run.json")):
-        try:
-            run = open_run(identity.parent)
-        except (ValueError, TypeError):
-            continue
-        if task in (None, run.task):
-            yield describe(run)
+    return (describe(run) for run in find_runs(folder) if task in (None, run.task))
 
 
 def describe(run: Run) -> Listed:
     """Say what state a run is in."""
-    record = read_record(run)
-    if record is not None:
-        state = str(record.get("status", "damaged"))
+    record = None
+    if run.is_finished:
+        try:
+            record = read_record(run.record_file)
+            state = record["status"]
+        except ValueError:
+            state = "damaged"
     elif is_held(run):
         state = "running"
     else:
@@ -77,22 +74,11 @@ def describe(run: Run) -> Listed:
     return Listed(run=run, state=state, norm=norm, headline=headline(record), age=max(0.0, time.time() - written))
 
 
-def read_record(run: Run) -> dict[str, Any] | None:
-    """Return a run's record; None where it has none, and a record of status "damaged" where it cannot be read."""
-    if not run.is_finished:
-        return None
-    try:
-        record = json.loads(run.record_file.read_text())
-        return {"status": record["status"], "norm": record["norm"], **record}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {"status": "damaged", "norm": run.name.removeprefix(f"{run.task}-").partition("-")[0]}
-
-
 def headline(record: dict[str, Any] | None) -> str:
     """Return "test/top1 61.20 %" of a record; "" where it has no number."""
-    metric = (record or {}).get("metrics", {}).get((record or {}).get("headline"), {})
-    value = metric.get("value")
-    return "" if value is None else f"{(record or {})['headline']} {value:.2f} {metric.get('unit', '')}".rstrip()
+    if record is None or (metric := record["metrics"].get(record["headline"], {})).get("value") is None:
+        return ""
+    return f"{record['headline']} {metric['value']:.2f} {metric.get('unit', '')}".rstrip()
 
 
 def table(listed: Sequence[Listed]) -> list[str]:
@@ -109,7 +95,7 @@ def table(listed: Sequence[Listed]) -> list[str]:
 
 def show(folder: Path, *, task: str | None) -> None:
     """Print the runs of a folder, and how to go on with those that are not finished."""
-    listed = list(find_runs(folder, task=task))
+    listed = list(list_runs(folder, task=task))
     if not listed:
         print(f"No runs in {folder} yet. Make one: make task={task or next(iter(load_tasks()))} norm=bgn")
         return
@@ -136,7 +122,7 @@ def clean(folder: Path, *, task: str | None, state: str, is_sure: bool) -> int:
     Raises:
         UserError: If there is nobody to ask.
     """
-    listed = [each for each in find_runs(folder, task=task) if each.state in DELETABLE[state]]
+    listed = [each for each in list_runs(folder, task=task) if each.state in DELETABLE[state]]
     if not listed:
         print(f"Nothing to delete in {folder} (state={state}).")
         return 0

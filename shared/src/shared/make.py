@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -32,13 +31,12 @@ if __name__ == "__main__":
             newer = str(bootstrap.PYTHON)
         os.execv(newer, [newer, *sys.argv])
 
-import itertools
-import json
 import signal
 
-from norm_layers.registry import NORMS, resolve_norm
+from norm_layers.registry import NORMS
 from shared import bootstrap
-from shared.catalog import ROOT, RUN_VARIABLES, Task, Variable, default_data_dir, load_grids, load_tasks
+from shared.catalog import ROOT, RUN_VARIABLES, Task, load_grids, load_tasks
+from shared.commands import command_line, run_arguments, several_arguments, split_flags, spread
 from shared.errors import UserError, choose, exit_with_usage_error
 
 TARGETS = {
@@ -68,8 +66,6 @@ BENCHMARKS = (
     "norm_layers", "tasks", "classification", "nas", "adversarial", "fewshot", "uda", "startup", "report_scale",
 )  # fmt: skip
 """What `make bench of=` measures alone; without of=, the first two, which are everything but the last."""
-SEVERAL = ("norm", "seed", "batch_size")
-"""Variables of a run that may have several values with commas between: a run for each combination."""
 TARGET_VARIABLES = {
     "help": [],
     "setup": [],
@@ -105,116 +101,6 @@ def all_targets(tasks: dict[str, Task]) -> dict[str, tuple[str, list[str]]]:
     own = {name: (text, TARGET_VARIABLES[name]) for name, text in TARGETS.items()}
     brought = {name: (t.help, t.variables) for task in tasks.values() for name, t in task.targets.items()}
     return own | {name: target for name, target in brought.items() if name not in own}
-
-
-def task_variables(task: Task) -> dict[str, Variable]:
-    """Return every variable that a run of `task` takes."""
-    return RUN_VARIABLES | task.variables
-
-
-def spread(variables: dict[str, str]) -> list[dict[str, str]]:
-    """Return the variables of one run for each combination of the values of `SEVERAL`.
-
-    Args:
-        variables: What was given, such as norm="bn,bgn".
-
-    Raises:
-        UserError: For a comma with nothing before or after it.
-    """
-    choices = []
-    for name, value in variables.items():
-        values = value.split(",") if name in SEVERAL else [value]
-        if len(values) > 1 and "" in values:
-            raise UserError(f"{name} must be one value, or several with commas between; got {value!r}.")
-        choices.append(dict.fromkeys(values))
-    return [dict(zip(variables, values)) for values in itertools.product(*choices)]
-
-
-def several_arguments(cells: list[dict[str, str]], tasks: dict[str, Task]) -> list[str]:
-    """Return the arguments of `python` that carry out several runs and compare them.
-
-    Args:
-        cells: The variables of each, which differ in those of `SEVERAL` alone.
-        tasks: The tasks by name.
-
-    Raises:
-        ValueError: For a mistake in any of them.
-    """
-    options = {name: cells[0][name] for name in ("jobs", "runs", "wandb", "data_dir", "args") if name in cells[0]}
-    cells = [{name: value for name, value in cell.items() if name not in options} for cell in cells]
-    for cell in cells:
-        run_arguments(cell, tasks)
-    flags = [f"--{name}={value}" for name, value in options.items()]
-    return ["-m", "shared.sweep", *flags, f"--cells={json.dumps(cells)}"]
-
-
-def run_arguments(variables: dict[str, str], tasks: dict[str, Task]) -> list[str]:
-    """Return the arguments of `python` that carry out `make name=value …`.
-
-    Args:
-        variables: What was given.
-        tasks: The tasks by name.
-
-    Raises:
-        UserError: For an unknown task, norm, config or variable.
-        ValueError: For an unknown norm.
-    """
-    variables = dict(variables)
-    if "resume" in variables:
-        return resume_arguments(variables)
-    if "task" not in variables:
-        raise UserError(
-            f"task must be one of {', '.join(tasks)}; got nothing. Try `make task={next(iter(tasks))} norm=bgn`."
-        )
-    task = tasks[choose("task", variables.pop("task"), tasks)]
-    known = task_variables(task)
-    for name in variables:
-        choose("variable", name, known)
-    if "jobs" in variables:
-        raise UserError(f"jobs must come with several values of {', '.join(SEVERAL)}, such as norm=bn,bgn.")
-    norm = variables.get("norm", "")
-    if norm and ":" not in norm:
-        resolve_norm(norm)
-    config = task.config(variables.pop("config", "default"))
-    extra = shlex.split(variables.pop("args", ""))
-    if "data_dir" not in variables and (data_dir := default_data_dir()):
-        variables["data_dir"] = data_dir
-    flags = [f"{known[name].flag}={value}" for name, value in variables.items() if known[name].flag]
-    return ["-m", task.name, f"--config={config}", *flags, *extra]
-
-
-def resume_arguments(variables: dict[str, str]) -> list[str]:
-    """Return the arguments that continue the run in `resume`, whose own config holds all other settings."""
-    allowed = ("resume", "wandb", "args")
-    for name in variables:
-        if name not in allowed:
-            raise UserError(
-                f"a resumed run keeps its settings, so only {', '.join(allowed)} may be given; got {name!r}."
-            )
-    run_dir = Path(variables["resume"]).expanduser()
-    identity = run_dir / "run.json"
-    if not identity.is_file():
-        raise UserError(f"resume must be the folder of a run (it holds run.json); got {variables['resume']!r}.")
-    task = json.loads(identity.read_text())["task"]
-    wandb = [f"--wandb={variables['wandb']}"] if "wandb" in variables else []
-    return [
-        "-m",
-        task,
-        f"--config={run_dir / 'config.yaml'}",
-        f"--resume={run_dir}",
-        *wandb,
-        *shlex.split(variables.get("args", "")),
-    ]
-
-
-def command_line(variables: dict[str, str]) -> str:
-    """Return the one spelling of a run's make command, without what does not change its result."""
-    kept = {name: value for name, value in variables.items() if name not in ("runs", "wandb", "data_dir")}
-    order = [name for name in RUN_VARIABLES if name in kept] + sorted(
-        name for name in kept if name not in RUN_VARIABLES
-    )
-    words = [f"{name}={shlex.quote(kept[name])}" for name in order]
-    return " ".join(["make", *words])
 
 
 def help_text(tasks: dict[str, Task]) -> str:
@@ -341,10 +227,10 @@ def target_commands(target: str, variables: dict[str, str], tasks: dict[str, Tas
 def development_commands(target: str, *, of: str = "", args: str = "") -> list[list[str]]:
     """Return the argument lists of the tests, the benchmarks or the linters."""
     if target == "test":
-        return [["-m", "pytest", *shlex.split(args)]]
+        return [["-m", "pytest", *split_flags(args)]]
     if target == "bench":
         if of:
-            return [["-m", f"benchmarks.{choose('of', of, BENCHMARKS)}", *shlex.split(args)]]
+            return [["-m", f"benchmarks.{choose('of', of, BENCHMARKS)}", *split_flags(args)]]
         if args:
             raise UserError(f"args must come with of=, whose flags they are: {', '.join(BENCHMARKS)}; got {args!r}.")
         return [["-m", f"benchmarks.{name}"] for name in BENCHMARKS[:2]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import sys
 import warnings
@@ -69,6 +71,13 @@ class Prepared:
             "seed": self.cli.config_init.seed,
             **self.module.axes(),
         }
+
+    def cell_hash(self) -> str:
+        """Return six digits that the seeds of one cell have in common: of all settings that make numbers, and data."""
+        neutral = {*MAY_CHANGE_ON_RESUME, "seed", "data.seed"}
+        settings = {name: value for name, value in _flat(self.cli.config.as_dict()).items() if name not in neutral}
+        text = json.dumps([settings, self.data.describe().get("checksum")], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
 def prepare(

@@ -234,6 +234,42 @@ def open_run(path: Path) -> Run:
     return Run(path=path, **json.loads(identity.read_text()))
 
 
+def find_runs(folder: Path) -> Iterator[Run]:
+    """Yield the runs at any depth below a folder, in the order of their paths; what is no run is passed over.
+
+    Args:
+        folder: Folder of runs.
+    """
+    for identity in sorted(folder.rglob("run.json")):
+        try:
+            yield open_run(identity.parent)
+        except (OSError, ValueError, TypeError):
+            continue
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """Return the JSON object of a record, with what every command that lists runs looks at.
+
+    Args:
+        file: A record.json.
+
+    Raises:
+        ValueError: If it cannot be read, or is no record.
+    """
+    try:
+        record = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} must be a record; it cannot be read ({error})") from error
+    names = ("status", "norm", "command", "finished", "headline")
+    is_one = isinstance(record, dict) and all(isinstance(record.get(name), str) for name in names)
+    metrics = record.get("metrics") if is_one else None
+    if not isinstance(metrics, dict) or not all(
+        isinstance(metric, dict) and isinstance(metric.get("value"), int | float | None) for metric in metrics.values()
+    ):
+        raise ValueError(f"{file} must be a record; it has not what a record has")
+    return record
+
+
 @contextmanager
 def hold_run(run: Run) -> Iterator[None]:
     """Keep other processes from training a run while this one does.

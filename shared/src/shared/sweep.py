@@ -9,18 +9,21 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Collection
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 import shared.report.__main__ as report
 from norm_layers.registry import resolve_norm
 from shared.catalog import ROOT, default_data_dir, load_grids, load_tasks
+from shared.commands import command_line, resume_arguments, run_arguments
 from shared.errors import UserError, choose, exit_with_usage_error
 from shared.grids import Cell, override, read_grid, take_share
-from shared.make import command_line, resume_arguments, run_arguments
 from shared.report.wording import plural
-from shared.runs import is_held, open_run
+from shared.runs import find_runs, is_held, read_record
 from shared.screen import comparison
 
 
@@ -29,25 +32,21 @@ def finished_records(runs: Path) -> dict[str, dict[str, Any]]:
     records: dict[str, dict[str, Any]] = {}
     for file in runs.rglob("record.json"):
         try:
-            record = json.loads(file.read_text())
-            if record["finished"] > records.get(record["command"], {}).get("finished", ""):
-                records[record["command"]] = record
-        except (OSError, ValueError, KeyError, TypeError):
+            record = read_record(file)
+        except ValueError:
             continue
+        if record["finished"] > records.get(record["command"], {}).get("finished", ""):
+            records[record["command"]] = record
     return records
 
 
 def stopped_runs(runs: Path) -> dict[str, Path]:
     """Return the runs below `runs` that stopped after a checkpoint and can go on, by their commands."""
-    stopped = {}
-    for file in sorted(runs.rglob("run.json")):
-        try:
-            run = open_run(file.parent)
-        except (ValueError, TypeError):
-            continue
-        if not run.is_finished and run.last_checkpoint.is_file() and not is_held(run):
-            stopped[run.command] = run.path
-    return stopped
+    return {
+        run.command: run.path
+        for run in find_runs(runs)
+        if not run.is_finished and run.last_checkpoint.is_file() and not is_held(run)
+    }
 
 
 def visible_gpus() -> list[str]:
@@ -93,6 +92,39 @@ def with_args(cell: Cell, args: str) -> Cell:
     return {**cell, "args": args} if args else cell
 
 
+def stop_all(processes: Collection[subprocess.Popen[bytes]]) -> None:
+    """Ask every process to save and stop, and wait for it; asked again meanwhile, they stop at once."""
+    while any(process.poll() is None for process in processes):
+        with suppress(KeyboardInterrupt):
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.wait()
+
+
+def reason(log: Path | None) -> str:
+    """Return why a cell failed: its last error, and where the rest stands."""
+    if log is None:
+        return "see above"
+    errors = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")]
+    return f"see {log}" + (f": {errors[-1].removeprefix('error: ')}" if errors else "")
+
+
+def other_data(records: list[dict[str, Any]], runs: Path, data_dir: str | None) -> set[str]:
+    """Return the folders with real images of these finished runs, where they are not `data_dir`."""
+    asked = Path(data_dir).expanduser().resolve() if data_dir else None
+    others = set()
+    for record in records:
+        try:
+            settings = yaml.safe_load((runs / record["task"] / record["run"] / "config.yaml").read_text())
+            used = settings["data"]["data_dir"]
+        except (OSError, yaml.YAMLError, KeyError, TypeError):
+            continue
+        if used and Path(used).expanduser().resolve() != asked:
+            others.add(str(used))
+    return others
+
+
 def label(cell: Cell) -> str:
     """Return a cell in a few words."""
     return " ".join(f"{name}={value}" for name, value in cell.items())
@@ -123,7 +155,14 @@ def run_grid(
         Exit code: 0 if every cell is finished, 1 if one failed, 130 after Ctrl-C.
     """
     done = finished_records(runs)
+    commands = [command_line(with_args(cell, args)) for cell in cells]
     waiting = [cell for cell in cells if command_line(with_args(cell, args)) not in done]
+    if other := sorted(other_data([done[command] for command in commands if command in done], runs, data_dir)):
+        print(
+            f"Finished with other data than data_dir={data_dir or 'nothing'}: {', '.join(other)}. A cell is known by "
+            "its command, without data_dir: give another runs= for other data.",
+            flush=True,
+        )
     num_before = len(cells) - len(waiting)
     print(f"{plural(len(cells), 'cell')}: {num_before} finished, {len(waiting)} to run, {jobs} at a time", flush=True)
     threads = max(1, (os.cpu_count() or 1) // jobs)  # more threads than cores slow small networks down many times
@@ -153,8 +192,7 @@ def run_grid(
                 slots.append(slot)
                 ended += 1
                 failed += process.returncode != 0
-                where = f"see {log}" if log else "see above"
-                state = "done" if process.returncode == 0 else f"FAILED (code {process.returncode}, {where})"
+                state = "done" if process.returncode == 0 else f"FAILED (code {process.returncode}, {reason(log)})"
                 left = (time.monotonic() - began) / ended * (len(waiting) - ended)
                 print(
                     f"[{num_before + ended}/{len(cells)}] {label(cell)}: {state}, {time.monotonic() - started:.0f} s; "
@@ -162,10 +200,7 @@ def run_grid(
                     flush=True,
                 )
     except KeyboardInterrupt:
-        for process in active:
-            process.terminate()
-        for process in active:
-            process.wait()
+        stop_all(active)
         print("Stopped; the same command goes on with the cells that are not finished.", flush=True)
         return 130
     report.main(["--runs", str(runs), "--results", str(ROOT / "results" / "runs")])
@@ -200,8 +235,11 @@ def main(arguments: list[str] | None = None) -> int:
         if options.jobs < 1:
             raise UserError(f"jobs must be at least 1; got {options.jobs}.")
         cells = override(options.cells or named_grid(options.grid), norm=options.norm, seed=options.seed)
+        own = {name: getattr(options, name) for name in ("args", "wandb") if getattr(options, name)}
         for cell in cells:
-            run_arguments(cell, load_tasks(ROOT))
+            run_arguments({**cell, **own}, load_tasks(ROOT))
+        if options.runs.exists() and not options.runs.is_dir():
+            raise UserError(f"runs must be a folder; got the file {str(options.runs)!r}.")
         asked = [*(options.norm or "").split(","), *(cell.get("norm", "") for cell in options.cells or ())]
         for own in dict.fromkeys(name for name in asked if ":" in name):
             resolve_norm(own)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import subprocess
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from shared.errors import UserError, exit_with_usage_error, one_line
-from shared.runs import Run, is_held, open_run
+from shared.runs import Run, find_runs, is_held, read_record
 from shared.wandb_mode import PATIENCE, connect
 
 RUNS_AT_A_TIME = 50
@@ -56,11 +55,7 @@ class Piece:
 def find_pieces(runs: Path) -> list[Piece]:
     """Return every piece below a folder of runs, a run's pieces in the order in which they were logged."""
     pieces = []
-    for identity in sorted(runs.rglob("run.json")):
-        try:
-            run = open_run(identity.parent)
-        except (ValueError, TypeError):
-            continue
+    for run in find_runs(runs):
         files = [file for file in run.path.glob("wandb/*run-*/run-*.wandb") if not file.parent.is_symlink()]
         pieces += [Piece(run=run, file=file) for file in sorted(files, key=lambda file: _began(file.parent))]
     return pieces
@@ -104,13 +99,41 @@ def _has_ended(piece: Piece, api: Any) -> bool:
 
 
 def _project(piece: Piece, api: Any) -> str:
-    """Return entity/project of a run: of its address where it has a record, else of its settings."""
+    """Return entity/project of a run: of its address where it has a record, else of its settings.
+
+    Raises:
+        ValueError: If they cannot be read.
+    """
     if piece.run.is_finished:
-        address = json.loads(piece.run.record_file.read_text())["wandb"]["url"]
-        if address:
+        wandb = read_record(piece.run.record_file).get("wandb")
+        address = wandb.get("url") if isinstance(wandb, dict) else None
+        if isinstance(address, str) and address:
             return "/".join(urlsplit(address).path.split("/")[-4:-2])
-    settings = yaml.safe_load((piece.run.path / "config.yaml").read_text())
+    file = piece.run.path / "config.yaml"
+    try:
+        settings = yaml.safe_load(file.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"{file} cannot be read") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{file} holds no settings")
     return f"{settings.get('wandb_entity') or api.default_entity}/{settings.get('wandb_project')}"
+
+
+def damaged_runs(pieces: list[Piece], api: Any) -> dict[str, str]:
+    """Return the runs of which it cannot be told where they were online, each with the reason.
+
+    Args:
+        pieces: The pieces.
+        api: W&B's public API.
+    """
+    damaged = {}
+    for piece in pieces:
+        if piece.is_online:
+            try:
+                _project(piece, api)
+            except ValueError as error:
+                damaged[piece.run.name] = one_line(error)
+    return damaged
 
 
 def send(pieces: list[Piece], *, logs: Path) -> tuple[dict[str, str], str]:
@@ -157,7 +180,8 @@ def sync(runs: Path) -> int:
     api = connect("make sync")
     pieces = find_pieces(runs)
     running = {piece.run.name for piece in pieces if is_held(piece.run)}
-    missing = unsent([piece for piece in pieces if piece.run.name not in running], api)
+    damaged = damaged_runs(pieces, api)
+    missing = unsent([piece for piece in pieces if piece.run.name not in running | damaged.keys()], api)
     names = list(dict.fromkeys(piece.run.name for piece in missing))
     failed = 0
     for start in range(0, len(names), RUNS_AT_A_TIME):
@@ -172,8 +196,12 @@ def sync(runs: Path) -> int:
         failed += len(unmarked)
     for name in sorted(running):
         print(f"{name}: still training, left alone", flush=True)
-    others = len({piece.run.name for piece in pieces}) - len(names) - len(running)
-    print(f"{len(names) - failed} sent, {failed} failed, {others} had been sent before.", flush=True)
+    lost = {name: reason for name, reason in damaged.items() if name not in running}
+    for name, reason in lost.items():
+        print(f"{name}: FAILED ({reason})", flush=True)
+    others = len({piece.run.name for piece in pieces}) - len(names) - len(running) - len(lost)
+    failed += len(lost)
+    print(f"{len(names) + len(lost) - failed} sent, {failed} failed, {others} had been sent before.", flush=True)
     return 1 if failed else 0
 
 

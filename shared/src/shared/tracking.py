@@ -60,6 +60,7 @@ def start_wandb(
     project: str,
     entity: str | None,
     axes: dict[str, Any],
+    cell_hash: str,
     config: dict[str, Any],
     already_sent: Set[tuple[int, str]] = frozenset(),
 ) -> RunWandbLogger | None:
@@ -71,6 +72,7 @@ def start_wandb(
         project: W&B project.
         entity: W&B user or team; None for the key's own.
         axes: The grid's axes, as flat scalars (task, norm, num_groups, batch_size, seed, …).
+        cell_hash: What tells runs apart that share the axes and are no repetitions of one another, as their seeds are.
         config: All other settings, nested, logged under "cli".
         already_sent: The (step, metric) pairs that earlier processes of this run logged.
 
@@ -102,8 +104,8 @@ def start_wandb(
         norm = f"{short_norm(axes['norm'])}{groups}"
         cell = "/".join([axes["task"], run.config, norm, f"bs{axes['batch_size']}", *further])
         logger = RunWandbLogger(
-            already_sent=already_sent, project=project, entity=entity, group=cell, job_type=run.config,
-            name=run.name.rsplit("-", 1)[0], tags=cell.split("/"),
+            already_sent=already_sent, project=project, entity=entity, group=f"{cell}/{cell_hash}",
+            job_type=run.config, name=run.name.rsplit("-", 1)[0], tags=cell.split("/"),
             id=None if is_sweep else run.name, save_dir=run.path, log_model=False, settings=settings,
         )  # fmt: skip
         logger._wandb_init.pop("anonymous", None)  # Lightning sets it, wandb warns of it

@@ -140,6 +140,17 @@ def test_a_deleted_view_is_told_and_not_made_again(server, tmp_path, capsys):
     assert server.views == {}
 
 
+@pytest.mark.parametrize("damage", ["{", "[]", '{"place": 3}'])
+def test_a_damaged_note_is_named_and_nothing_is_made(server, tmp_path, capsys, damage):
+    (tmp_path / "dashboard.json").write_text(damage)
+    with pytest.raises(SystemExit) as stop:
+        main([f"--runs={tmp_path}"])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "dashboard.json must hold the ids of the dashboards" in line
+    assert server.views == {}
+
+
 @pytest.mark.parametrize(
     ("flags", "settings", "named"),
     [

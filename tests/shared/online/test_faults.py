@@ -28,7 +28,7 @@ def test_an_entity_that_the_key_may_not_use_is_a_refusal(tmp_path):
     )
     axes = {"task": "classification", "norm": "bn", "num_groups": None, "batch_size": 2, "seed": 0}
     with pytest.raises(UserError, match=r"W&B refused the run: .*permission denied: entity nobody not found"):
-        start_wandb(run, mode="online", project="p", entity="nobody", axes=axes, config={})
+        start_wandb(run, mode="online", project="p", entity="nobody", axes=axes, cell_hash="1a2b3c", config={})
 
 
 def test_a_server_that_is_out_of_order_costs_no_run(fallen_back):

@@ -1,6 +1,7 @@
 """What arrives at W&B from a run of each task, and from one that was stopped and went on."""
 
 import json
+import re
 import signal
 
 import pytest
@@ -19,7 +20,7 @@ def test_the_axes_of_a_run_are_flat_and_its_group_is_the_cell(task, online_runs)
     assert set(settings) == {*axes, "config_name", "cli"}
     assert settings["cli"]["model"]["norm"] == done["norm"]
     cell = [task, "smoke", f"{done['norm']}-G{done['num_groups']}", f"bs{done['batch_size']}", *done["axes"].values()]
-    assert run.served.group == "/".join(cell)
+    assert re.fullmatch(re.escape("/".join(map(str, cell))) + "/[0-9a-f]{6}", run.served.group)
     assert sorted(run.served.tags) == sorted(cell)
     assert run.served.job_type == "smoke"
     assert run.path.name.startswith(f"{run.served.display_name}-")
@@ -69,11 +70,12 @@ def test_a_stopped_run_goes_on_as_the_same_wandb_run_and_repeats_nothing(server,
     end(process, code=128 + signal.SIGTERM)
     path = run_dir(tmp_path)
     (served,) = server.runs.values()
-    before = len(served.history)
+    before, group = len(served.history), served.group
     assert (served.exit_code, served.summary.get("status")) == (143, None)
     flags = [f"--config={path / 'config.yaml'}", f"--resume={path}"]
     end(start_run("classification", tmp_path, *flags, **server.environment()))
     assert list(server.runs) == [path.name]
+    assert served.group == group
     assert served.received_lines == len(served.history) > before
     assert [row["_step"] for row in served.history] == list(range(len(served.history)))
     sent = sent_numbers(served.history)

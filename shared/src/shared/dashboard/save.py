@@ -37,7 +37,7 @@ def save(views: Sequence[TaskView], api: Any, *, entity: str | None, project: st
     entity = entity or api.default_entity
     place = f"{api.settings['base_url'].rstrip('/')}/{entity}/{project}"
     file = runs / STATE
-    notes = json.loads(file.read_text()) if file.is_file() else {}
+    notes = _read(file)
     note = notes.get(place, {})
     lines = []
     try:
@@ -57,6 +57,18 @@ def save(views: Sequence[TaskView], api: Any, *, entity: str | None, project: st
         again = f" If it was deleted there, take its line out of {file}." if note else ""
         raise UserError(f"make dashboard needs W&B to take it; got: {one_line(error).rstrip('.')}.{again}") from error
     return lines
+
+
+def _read(file: Path) -> dict[str, dict[str, Any]]:
+    if not file.is_file():
+        return {}
+    try:
+        notes = json.loads(file.read_text())
+    except ValueError:
+        notes = None
+    if not isinstance(notes, dict) or not all(isinstance(note, dict) for note in notes.values()):
+        raise UserError(f"{file} must hold the ids of the dashboards; it does not. Delete it to make new ones.")
+    return notes
 
 
 def _write(file: Path, notes: dict[str, Any]) -> None:
