@@ -127,21 +127,31 @@ def peak_bytes(step: Callable[[], None], *, device: torch.device) -> int:
 
 
 def profile_step(step: Callable[[], None]) -> dict[str, float]:
-    """Say where one call spends its time, as shares: the kernel, torch's autograd, and the Python of the layer."""
+    """Say where one call spends its time, as shares.
+
+    Args:
+        step: The call.
+
+    Returns:
+        Shares of the kernel, of changes of the memory format, of torch's autograd, and of everything else, which is
+        the Python of the layer and torch's small operations.
+    """
     step()
     profiler = cProfile.Profile()
     profiler.enable()
     for _ in range(200):
         step()
     profiler.disable()
-    shares = {"kernel and its call": 0.0, "autograd": 0.0, "the layer's Python": 0.0}
+    shares = dict.fromkeys(("kernel", "memory format", "autograd", "Python"), 0.0)
     for (file, _, name), (_, _, own, _, _) in pstats.Stats(profiler).stats.items():  # type: ignore[attr-defined]
         if Path(file).name == "cpu_kernel.py":
-            shares["kernel and its call"] += own
+            shares["kernel"] += own
+        elif "'contiguous'" in name:
+            shares["memory format"] += own
         elif "autograd" in file or "run_backward" in name or "apply" in name:
             shares["autograd"] += own
         else:
-            shares["the layer's Python"] += own
+            shares["Python"] += own
     total = sum(shares.values())
     return {name: round(own / total, 2) for name, own in shares.items()}
 

@@ -126,6 +126,29 @@ def test_a_small_variance_around_a_huge_mean(shape, num_groups, layout, outlier)
     torch.testing.assert_close(y.double(), expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", list(TOLERANCES), ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced"])
+@pytest.mark.parametrize(("shape", "num_groups"), [((4, 8, 6, 5), 16), ((4, 36, 8, 8), 256), ((3, 6, 5, 5), 7)])
+def test_evaluation_is_the_plain_function(shape, num_groups, layout, dtype):
+    kept = torch.promote_types(dtype, torch.float32)
+    x, gradient = (arrange(torch.randn(shape).to(dtype), layout) for _ in range(2))
+    tensors = [
+        torch.randn(num_groups),
+        torch.rand(num_groups) + 0.3,
+        torch.rand(shape[1]) - 0.3,
+        torch.randn(shape[1]),
+    ]
+    results = []
+    for norm, wide in ((batch_group_norm, dtype), (plain_batch_group_norm, torch.float64)):
+        mean, var, *affine = (values.to(torch.promote_types(kept, wide)) for values in tensors)
+        leaves = [values.clone().requires_grad_() for values in (x.to(torch.promote_types(dtype, wide)), *affine)]
+        y = norm(leaves[0], mean, var, *leaves[1:], num_groups=num_groups, training=False)
+        results.append([y.detach(), *torch.autograd.grad(y, leaves, gradient.to(y.dtype)), mean, var])
+    for ours, reference in zip(*results):
+        scale = max(1.0, reference.abs().max().item())
+        torch.testing.assert_close(ours.double() / scale, reference / scale, **TOLERANCES[dtype])
+
+
 def test_no_gradients_that_nobody_wants():
     x, weight, bias = torch.randn(4, 8, 5, 5), torch.rand(8), torch.rand(8)
     gradient = torch.randn_like(x)
@@ -153,6 +176,13 @@ def test_second_derivatives(num_groups, channels_last):
     def flat(x, weight, bias):
         return flat_group_norm(x, weight, bias, num_groups=num_groups)
 
+    running = [torch.randn(num_groups, dtype=torch.float64), torch.rand(num_groups, dtype=torch.float64) + 0.5]
+
+    def evaluation(x, weight, bias):
+        return batch_group_norm(x, *running, weight, bias, num_groups=num_groups, training=False)
+
+    assert torch.autograd.gradcheck(evaluation, inputs)
+    assert torch.autograd.gradgradcheck(evaluation, inputs)
     assert torch.autograd.gradgradcheck(flat, inputs)
     assert torch.autograd.gradcheck(function, inputs)
     assert torch.autograd.gradgradcheck(function, inputs)

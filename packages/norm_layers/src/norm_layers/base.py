@@ -128,6 +128,23 @@ def owns_running_statistics(module: nn.Module) -> bool:
     return any(name.startswith("running_") for name in module._buffers)
 
 
+def tensor_of(module: nn.Module, name: str) -> Any:
+    """Give a parameter or buffer of a module, as `getattr` does, without the microsecond that it takes for each.
+
+    Args:
+        module: Any module.
+        name: Name of the parameter or buffer.
+
+    Returns:
+        The tensor, or None where it is registered as None.
+    """
+    if not torch.compiler.is_compiling():
+        for registered in (module._parameters, module._buffers):
+            if name in registered:
+                return registered[name]
+    return getattr(module, name)
+
+
 def uses_batch_statistics(owner: nn.modules.batchnorm._BatchNorm) -> bool:
     """Say whether a layer that owns running statistics normalises by those of the batch now.
 
@@ -172,11 +189,12 @@ def normalise(
     Raises:
         ValueError: As in `batch_group_norm` and, over several ranks, `synchronised_batch_group_norm`.
     """
-    training = uses_batch_statistics(owner)
-    updates = owner.training and owner.track_running_stats and owner.running_mean is not None
-    keeps = updates or not training
-    running_mean, running_var = (owner.running_mean, owner.running_var) if keeps else (None, None)
-    counter = owner.num_batches_tracked if updates else None
+    running_mean, running_var = tensor_of(owner, "running_mean"), tensor_of(owner, "running_var")
+    training = owner.training or running_mean is None
+    updates = owner.training and owner.track_running_stats and running_mean is not None
+    if training and not updates:
+        running_mean = running_var = None
+    counter = tensor_of(owner, "num_batches_tracked") if updates else None
     momentum = 0.0 if owner.momentum is None else owner.momentum
     if owner.momentum is None and counter is not None:
         momentum = 1.0 / (float(counter) + 1.0)

@@ -1,12 +1,13 @@
 """Batch Group Normalization (Zhou et al. 2020)."""
 
+import functools
 import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from norm_layers.base import ChannelAffine, FloatStatistics, check_momentum, lift_half, normalise
+from norm_layers.base import ChannelAffine, FloatStatistics, check_momentum, lift_half, normalise, tensor_of
 from norm_layers.fold import NormState, fold_batch_norm
 from norm_layers.groups import UNEVEN_CHOICES, Uneven, groups_in_force
 from norm_layers.plain import channel_affine
@@ -92,17 +93,22 @@ class BatchGroupNorm(FloatStatistics, ChannelAffine):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise an input of shape (N, C, *spatial)."""
         check_input(x, self.num_channels)
-        if not torch.compiler.is_compiling():
-            self._report_shape(x)
-        if self._updates_statistics and not torch.compiler.is_exporting():
-            self._trained_spatial = tuple(x.shape[2:])
-        if isinstance(self.statistics, nn.SyncBatchNorm):
+        statistics, spatial = self.statistics, tuple(x.shape[2:])
+        compiles = torch.compiler.is_compiling()
+        if not compiles:
+            evaluates = not statistics.training and tensor_of(statistics, "running_mean") is not None
+            self._report_shape(x.shape, ties_places=evaluates)
+        # Under a compiler without the comparison, which would be one more thing to compile anew for.
+        is_new = compiles or self._trained_spatial != spatial
+        if is_new and self._updates_statistics and not torch.compiler.is_exporting():
+            self._trained_spatial = spatial
+        if isinstance(statistics, nn.SyncBatchNorm):
             return self._forward_synchronised(x)
         return normalise(
             x,
-            self.statistics,
-            self.weight,
-            self.bias,
+            statistics,
+            tensor_of(self, "weight"),
+            tensor_of(self, "bias"),
             num_groups=self.num_groups,
             uneven=self.uneven,
             unbiased_running_var=self.unbiased_running_var,
@@ -159,26 +165,11 @@ class BatchGroupNorm(FloatStatistics, ChannelAffine):
         y = self.statistics(grouped).view(x.shape)
         return restore_memory_format(channel_affine(y, x, self.weight, self.bias), x)
 
-    def _report_shape(self, x: Tensor) -> None:
+    def _report_shape(self, shape: torch.Size, *, ties_places: bool) -> None:
         """Log, once per message, that groups are uneven or that running statistics belong to other places."""
-        spatial = tuple(x.shape[2:])
-        num_elements = math.prod(x.shape[1:])
-        if num_elements % self.num_groups != 0 and num_elements > self.num_groups and self.uneven != "error":
-            size = num_elements // self.num_groups
-            warn_once(
-                f"BatchGroupNorm: G={self.num_groups} does not divide C·H·W={num_elements} "
-                f"(C={self.num_channels}, spatial {spatial}); groups of {size + 1} and {size} elements."
-            )
-        if (
-            not self.statistics.training
-            and self.num_channels % self.num_groups != 0
-            and self._trained_spatial not in (None, spatial)
-            and self.statistics.running_mean is not None
-        ):
-            warn_once(
-                f"BatchGroupNorm: G={self.num_groups} ties running statistics to places in the map "
-                f"(C={self.num_channels}); trained at spatial {self._trained_spatial}, evaluated at {spatial}."
-            )
+        trained = self._trained_spatial if ties_places else None
+        for message in _shape_messages(tuple(shape[1:]), self.num_groups, self.uneven, trained):
+            warn_once(message)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Load; fold the keys of a plain batch norm (statistics per channel, no `statistics.` prefix) first."""
@@ -222,3 +213,35 @@ class BatchGroupNorm(FloatStatistics, ChannelAffine):
         state_dict[prefix + "statistics.num_batches_tracked"] = count
         if folded.weight is not None and folded.bias is not None:
             state_dict[prefix + "weight"], state_dict[prefix + "bias"] = folded.weight, folded.bias
+
+
+@functools.lru_cache(maxsize=1024)
+def _shape_messages(
+    shape: tuple[int, ...], num_groups: int, uneven: Uneven, trained_spatial: tuple[int, ...] | None
+) -> tuple[str, ...]:
+    """Say what is to be logged about G at samples of shape (C, *spatial).
+
+    Args:
+        shape: Shape of a sample.
+        num_groups: G.
+        uneven: As in `groups_in_force`.
+        trained_spatial: Spatial shape of training, where the running statistics normalise now. None: no matter.
+
+    Returns:
+        The messages, mostly none.
+    """
+    num_channels, *spatial = shape
+    num_elements = math.prod(shape)
+    messages = []
+    if num_elements % num_groups != 0 and num_elements > num_groups and uneven != "error":
+        size = num_elements // num_groups
+        messages.append(
+            f"BatchGroupNorm: G={num_groups} does not divide C·H·W={num_elements} "
+            f"(C={num_channels}, spatial {tuple(spatial)}); groups of {size + 1} and {size} elements."
+        )
+    if num_channels % num_groups != 0 and trained_spatial not in (None, tuple(spatial)):
+        messages.append(
+            f"BatchGroupNorm: G={num_groups} ties running statistics to places in the map "
+            f"(C={num_channels}); trained at spatial {trained_spatial}, evaluated at {tuple(spatial)}."
+        )
+    return tuple(messages)

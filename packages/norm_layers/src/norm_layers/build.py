@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-SOURCES = [Path(__file__).with_name(name) for name in ("cpu_kernel.cpp", "cpu_vectors.h")]
+_FILES = ("cpu_kernel.cpp", "cpu_plan.h", "cpu_reductions.h", "cpu_vectors.h")
+SOURCES = [Path(__file__).with_name(name) for name in _FILES]
 
 # What torch's own kernels may use on this processor is what this one may use.
 _INSTRUCTIONS = {

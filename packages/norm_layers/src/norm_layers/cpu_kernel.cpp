@@ -1,370 +1,329 @@
-// Normalisation by groups of columns, forward and backward, on the CPU.
-//
-// The input is a matrix of `rows` by `columns`: a batch of merged (C, H, W) axes, or, in channels_last, one row per
-// position. Every column belongs to one group, whose mean and variance run over all rows, and to one channel, which
-// scales and shifts it. Columns are worked on in blocks that stay in the cache, all rows of a block at a time; no
-// result depends on the number of threads.
+// Normalisation by groups of columns of a matrix, forward and backward, on the CPU. No result depends on the number of
+// threads.
 
-#include <algorithm>
 #include <cmath>
-#include <vector>
+#include <memory>
 
-#include "cpu_vectors.h"
+#include "cpu_plan.h"
+#include "cpu_reductions.h"
 
 namespace {
 
-constexpr int64_t BLOCK = 512;  // columns of a block; cpu_kernel.py cuts at the same
-constexpr int64_t TILE = 128;   // rows that are summed in the input's precision before they go to double precision
-constexpr int64_t LONG = 64;    // average columns of a piece from which on sums run over columns too
-constexpr int64_t ROWS = 8;     // the same for sums over such a piece, and for the first rows of all
+// Room for numbers; not cleared.
+struct Room {
+  std::unique_ptr<double[]> values;
+  explicit Room(int64_t count) : values(new double[count]) {}
+  double* operator+(int64_t offset) const { return values.get() + offset; }
+  double& operator[](int64_t i) const { return values[i]; }
+};
 
-struct Moments {
-  double count = 0, mean = 0, squares = 0;  // squares: sum of squared distances from the mean
+// A segment's part of a walk: its columns in the block, and what is done to its values.
+template <typename T> struct Line {
+  int64_t begin, end;
+  Scalar<T> center, scale, slope, shift;
+};
 
-  void add(const Moments& other) {
-    if (count == 0) {
-      *this = other;
-      return;
-    }
-    const double all = count + other.count, distance = other.mean - mean;
-    mean += distance * (other.count / all);
-    squares += other.squares + distance * distance * (count * other.count / all);
-    count = all;
+// y = (x - center) * scale + shift.
+template <typename T> struct Normalise {
+  static constexpr bool HAS_SLOPE = false;
+  const T* x;
+  T* y;
+
+  T* result() const { return y; }
+  Vector<T> whole(int64_t at, Vector<T> center, Vector<T> scale, Vector<T>, Vector<T> shift) const {
+    return (load(x + at) - center) * scale + shift;
+  }
+  Vector<T> part(int64_t at, int64_t count, Vector<T> center, Vector<T> scale, Vector<T>, Vector<T> shift) const {
+    return (load(x + at, count) - center) * scale + shift;
   }
 };
 
-struct Plan {
-  int64_t rows, columns, groups, channels, blocks, chunks;
-  const int64_t* run_starts;      // a run: columns of one group and one block
-  const int64_t* run_groups;
-  const int64_t* block_runs;      // first run of each block
-  const int64_t* segment_starts;  // a segment: columns of one channel, one group and one block
-  const int64_t* segment_groups;
-  const int64_t* segment_channels;
-  const int64_t* block_segments;
+// dx = dy * scale + (x - center) * slope + shift.
+template <typename T> struct Differentiate {
+  static constexpr bool HAS_SLOPE = true;
+  const T *dy, *x;
+  T* dx;
 
-  int64_t width(int64_t block) const { return std::min(BLOCK, columns - block * BLOCK); }
-  int64_t chunk_start(int64_t chunk) const { return rows * chunk / chunks; }
-  int64_t num_runs() const { return block_runs[blocks]; }
-  int64_t num_segments() const { return block_segments[blocks]; }
+  T* result() const { return dx; }
+  Vector<T> whole(int64_t at, Vector<T> center, Vector<T> scale, Vector<T> slope, Vector<T> shift) const {
+    return load(dy + at) * scale + ((load(x + at) - center) * slope + shift);
+  }
+  Vector<T> part(int64_t at, int64_t count, Vector<T> center, Vector<T> scale, Vector<T> slope,
+                 Vector<T> shift) const {
+    return load(dy + at, count) * scale + ((load(x + at, count) - center) * slope + shift);
+  }
 };
 
-// Add up, for each column, distances from a shift and their squares over ROWS rows.
-template <int ROWS, typename T>
-inline void add_rows(const T* x, int64_t stride, int64_t width, const Scalar<T>* shift, Scalar<T>* sums,
-                     Scalar<T>* squares) {
-  for (int64_t i = 0; i < width; i += LANES<T>) {
-    const Vector<T> center = load(shift + i);
-    Vector<T> sum = load(sums + i), square = load(squares + i);
-    for (int row = 0; row < ROWS; ++row) {
-      const T* from = x + row * stride + i;
-      const Vector<T> distance = (i + LANES<T> <= width ? load(from) : load(from, width - i)) - center;
-      sum += distance;
-      square += distance * distance;
-    }
-    store(sums + i, sum);
-    store(squares + i, square);
-  }
-}
+template <typename T> inline Vector<T> spread(Scalar<T> value) { return Vector<T>{} + value; }
 
-// Mean and squared distances of each column of a block over some rows. The shift is a row of the input for a
-// few rows, then the mean so far: sums of squares of distances from it are not much larger than those from the mean.
-template <typename T>
-void column_moments(const T* x, int64_t rows, int64_t stride, int64_t width, double* means, double* squares) {
-  alignas(64) Scalar<T> shift[BLOCK], sum[BLOCK], square[BLOCK];
-  for (int64_t i = 0; i < width; i += LANES<T>)
-    store(shift + i, i + LANES<T> <= width ? load(x + i) : load(x + i, width - i));
-  for (int64_t done = 0, count; done < rows; done += count) {
-    count = std::min(done ? TILE : ROWS, rows - done);
-    if (done)
-      for (int64_t i = 0; i < width; ++i) shift[i] = means[i];
-    std::fill_n(sum, BLOCK, 0);
-    std::fill_n(square, BLOCK, 0);
-    int64_t row = done ? 0 : 1;
-    for (; row + 4 <= count; row += 4) add_rows<4>(x + (done + row) * stride, stride, width, shift, sum, square);
-    for (; row < count; ++row) add_rows<1>(x + (done + row) * stride, stride, width, shift, sum, square);
-    const double part = 1.0 / count, share = double(count) / (done + count), spread = share * done;
-    if (done == 0)
-      for (int64_t i = 0; i < width; ++i) {
-        means[i] = shift[i] + sum[i] * part;
-        squares[i] = square[i] - double(sum[i]) * sum[i] * part;
-      }
-    else
-      for (int64_t i = 0; i < width; ++i) {
-        const double distance = shift[i] + sum[i] * part - means[i];
-        means[i] += distance * share;
-        squares[i] += square[i] - double(sum[i]) * sum[i] * part + distance * distance * spread;
-      }
-  }
-}
-
-// Moments of one long run of columns over some rows, with sums over columns too. The shift is the mean of one row.
-template <typename T>
-Moments run_moments(const T* x, int64_t rows, int64_t stride, int64_t width) {
+// Do an operation to the rows from `first` to `last` of a block, whose segments `line_of` describes.
+template <typename T, typename Operation, typename LineOf>
+void apply_block(const Plan& plan, int64_t block, int64_t first, int64_t last, const Operation& operation,
+                 LineOf line_of) {
   constexpr int64_t L = LANES<T>;
-  const int64_t whole = width / L * L, left = width - whole;
-  Vector<T> lanes = {};
-  for (int64_t i = 0; i < whole; i += L) lanes += load(x + i);
-  const Scalar<T> shift = whole ? total(lanes) / whole : load(x, left)[0];
-  const Vector<T> inside = first_lanes<T>(left);
-  Moments result;
-  for (int64_t done = 0; done < rows; done += ROWS) {
-    const int64_t count = std::min(ROWS, rows - done);
-    Vector<T> sum[2] = {}, square[2] = {};
-    for (int64_t row = done; row < done + count; ++row) {
-      const T* from = x + row * stride;
-      int64_t i = 0;
-      for (; i + 2 * L <= whole; i += 2 * L)
-        for (int k = 0; k < 2; ++k) {
-          const Vector<T> distance = load(from + i + k * L) - shift;
-          sum[k] += distance;
-          square[k] += distance * distance;
+  const int64_t start = plan.block_starts[block], width = plan.width(block), stride = plan.columns;
+  T* to = operation.result();
+  if (plan.wide_segments) {
+    for (int64_t s = plan.block_segments[block]; s < plan.block_segments[block + 1]; ++s) {
+      const Line<T> line = line_of(s);
+      const Vector<T> center = spread<T>(line.center), scale = spread<T>(line.scale);
+      const Vector<T> slope = spread<T>(line.slope), shift = spread<T>(line.shift);
+      const int64_t count = line.end - line.begin;
+      for (int64_t row = first; row < last; ++row) {
+        const int64_t at = row * stride + line.begin;
+        if (count < L) {  // what is written beyond the segment is written again for those after it
+          if (line.begin + L <= start + width)
+            store(to + at, operation.whole(at, center, scale, slope, shift));
+          else
+            store(to + at, operation.part(at, count, center, scale, slope, shift), count);
+          continue;
         }
-      for (; i < width; i += L) {
-        const Vector<T> distance = i < whole ? load(from + i) - shift : (load(from + i, left) - shift) * inside;
-        sum[0] += distance;
-        square[0] += distance * distance;
+        // The last vector, some values of which are those of the one before it. It is read first: reading what lies at
+        // the place in a page where something was just written makes processors wait.
+        const Vector<T> tail = operation.whole(at + count - L, center, scale, slope, shift);
+        for (int64_t i = 0; i + L <= count; i += L)
+          store(to + at + i, operation.whole(at + i, center, scale, slope, shift));
+        store(to + at + count - L, tail);
       }
     }
-    const double values = double(count) * width, offset = total(sum[0] + sum[1]) / values;
-    result.add({values, shift + offset, total(square[0] + square[1]) - offset * offset * values});
+    return;
   }
-  return result;
+  alignas(64) Scalar<T> center[BLOCK + MARGIN], scale[BLOCK + MARGIN], slope[BLOCK + MARGIN], shift[BLOCK + MARGIN];
+  for (int64_t s = plan.block_segments[block]; s < plan.block_segments[block + 1]; ++s) {
+    const Line<T> line = line_of(s);
+    const int64_t begin = line.begin - start, count = line.end - line.begin;
+    put<T>(center + begin, count, line.center);
+    put<T>(scale + begin, count, line.scale);
+    if (Operation::HAS_SLOPE) put<T>(slope + begin, count, line.slope);
+    put<T>(shift + begin, count, line.shift);
+  }
+  for (int64_t row = first; row < last; ++row) {
+    const int64_t at = row * stride + start;
+    int64_t i = 0;
+    for (; i + L <= width; i += L)
+      store(to + at + i,
+            operation.whole(at + i, load(center + i), load(scale + i), load(slope + i), load(shift + i)));
+    if (const int64_t left = width - i; left > 0)
+      store(to + at + i,
+            operation.part(at + i, left, load(center + i), load(scale + i), load(slope + i), load(shift + i)), left);
+  }
+}
+
+// What `normalise` does to a segment.
+template <typename T, typename Mean, typename Inverse>
+Line<T> output_line(const Plan& plan, int64_t s, const Mean* means, const Inverse* inverses, const Scalar<T>* weight,
+                    const Scalar<T>* bias) {
+  const int64_t g = plan.segment_groups[s], c = plan.segment_channels[s];
+  const Scalar<T> inverse = inverses[g];
+  return {plan.segment_starts[s], plan.segment_starts[s + 1], Scalar<T>(means[g]), weight ? inverse * weight[c] : inverse,
+          0, bias ? bias[c] : 0};
 }
 
 // Moments of the runs of a block over the rows of a chunk.
 template <typename T>
-void block_moments(const Plan& plan, const T* x, int64_t block, int64_t chunk, Moments* results) {
-  alignas(64) double means[BLOCK], squares[BLOCK];
+void block_moments(const Plan& plan, const T* x, int64_t block, int64_t chunk, double* run_means,
+                   double* run_squares) {
   const int64_t first_row = plan.chunk_start(chunk), rows = plan.chunk_start(chunk + 1) - first_row;
-  const int64_t start = block * BLOCK, first_run = plan.block_runs[block], last_run = plan.block_runs[block + 1];
-  if (plan.width(block) >= LONG * (last_run - first_run)) {
-    for (int64_t run = first_run; run < last_run; ++run) {
+  const int64_t start = plan.block_starts[block], first = plan.block_runs[block], last = plan.block_runs[block + 1];
+  const T* from = x + first_row * plan.columns;
+  if (plan.wide_runs) {
+    for (int64_t run = first; run < last; ++run) {
       const int64_t begin = plan.run_starts[run], width = plan.run_starts[run + 1] - begin;
-      results[run] = run_moments(x + first_row * plan.columns + begin, rows, plan.columns, width);
+      wide_moments(x, from + begin, rows, plan.columns, width, run_means[run], run_squares[run]);
     }
     return;
   }
-  column_moments(x + first_row * plan.columns + start, rows, plan.columns, plan.width(block), means, squares);
-  for (int64_t run = first_run; run < last_run; ++run) {
-    const int64_t begin = plan.run_starts[run] - start, end = plan.run_starts[run + 1] - start;
-    const double center = means[begin];  // a member: squared distances from it stay in proportion to the variance
-    double sum = 0, between = 0, within = 0;
-#pragma omp simd reduction(+ : sum, between, within)
-    for (int64_t i = begin; i < end; ++i) {
-      const double distance = means[i] - center;
-      sum += distance;
-      between += distance * distance;
-      within += squares[i];
-    }
-    const double mean = sum / (end - begin);
-    results[run] = {double(rows * (end - begin)), center + mean, within + rows * (between - sum * mean)};
+  alignas(64) double means[BLOCK], squares[BLOCK];
+  column_moments(from + start, rows, plan.columns, plan.width(block), means, squares);
+  for (int64_t run = first; run < last; ++run) {
+    const int64_t begin = plan.run_starts[run] - start, width = plan.run_starts[run + 1] - start - begin;
+    merge_columns(rows, width, means + begin, squares + begin, run_means[run], run_squares[run]);
   }
 }
 
-// Moments of every run, then of every group; y = (x - mean) * (inverse * weight) + bias, with inverse the reciprocal
-// standard deviation.
+// Mean and squared distances from it of a group, from those of its runs in every chunk.
+inline void merge_runs(const Plan& plan, int64_t group, const double* run_means, const double* run_squares,
+                       double& mean, double& square) {
+  const int64_t first = plan.group_runs[group], last = plan.group_runs[group + 1], runs = plan.runs();
+  const double center = run_means[first];
+  if (last - first == 1 && plan.chunks == 1) {
+    mean = center;
+    square = run_squares[first];
+    return;
+  }
+  double sum = 0, between = 0, within = 0;
+  for (int64_t chunk = 0; chunk < plan.chunks; ++chunk) {
+    const double rows = plan.chunk_start(chunk + 1) - plan.chunk_start(chunk);
+    for (int64_t run = first; run < last; ++run) {
+      const double count = rows * (plan.run_starts[run + 1] - plan.run_starts[run]);
+      const double distance = run_means[chunk * runs + run] - center;
+      sum += count * distance;
+      between += count * distance * distance;
+      within += run_squares[chunk * runs + run];
+    }
+  }
+  const double offset = sum / plan.values(group);
+  mean = center + offset;
+  square = within + (between - sum * offset);
+}
+
+// Normalise by the batch's statistics, which are given too, and move the running ones.
 template <typename T>
 void normalise(const Plan& plan, const T* x, T* y, const Scalar<T>* weight, const Scalar<T>* bias, Scalar<T>* means,
-             Scalar<T>* inverses, Scalar<T>* running_mean, Scalar<T>* running_var, double momentum, bool unbiased,
-             double eps, int threads) {
-  const int64_t num_runs = plan.num_runs(), tasks = plan.blocks * plan.chunks;
-  std::vector<Moments> partial(num_runs * plan.chunks), group(plan.groups);
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-  for (int64_t task = 0; task < tasks; ++task)
-    block_moments(plan, x, task % plan.blocks, task / plan.blocks, partial.data() + task / plan.blocks * num_runs);
-  for (int64_t chunk = 0; chunk < plan.chunks; ++chunk)
-    for (int64_t run = 0; run < num_runs; ++run) group[plan.run_groups[run]].add(partial[chunk * num_runs + run]);
-  for (int64_t g = 0; g < plan.groups; ++g) {
-    means[g] = group[g].mean;
-    inverses[g] = 1 / std::sqrt(group[g].squares / group[g].count + eps);
-  }
-  if (running_mean)
-    for (int64_t g = 0; g < plan.groups; ++g) {
-      const double var = group[g].squares / (unbiased ? group[g].count - 1 : group[g].count);
-      running_mean[g] += momentum * (group[g].mean - running_mean[g]);
-      running_var[g] += momentum * (var - running_var[g]);
-    }
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-  for (int64_t task = 0; task < tasks; ++task) {
-    alignas(64) Scalar<T> center[BLOCK] = {}, scale[BLOCK] = {}, shift[BLOCK] = {};
-    const int64_t block = task % plan.blocks, chunk = task / plan.blocks, start = block * BLOCK;
-    const int64_t width = plan.width(block);
-    for (int64_t s = plan.block_segments[block]; s < plan.block_segments[block + 1]; ++s) {
-      const int64_t g = plan.segment_groups[s], c = plan.segment_channels[s];
-      const Scalar<T> mean = means[g], offset = bias ? bias[c] : 0;
-      const Scalar<T> gain = weight ? inverses[g] * weight[c] : inverses[g];
-      for (int64_t i = plan.segment_starts[s] - start; i < plan.segment_starts[s + 1] - start; ++i) {
-        center[i] = mean;
-        scale[i] = gain;
-        shift[i] = offset;
-      }
-    }
-    for (int64_t row = plan.chunk_start(chunk); row < plan.chunk_start(chunk + 1); ++row) {
-      const T* from = x + row * plan.columns + start;
-      T* to = y + row * plan.columns + start;
-      int64_t i = 0;
-      for (; i + LANES<T> <= width; i += LANES<T>)
-        store(to + i, (load(from + i) - load(center + i)) * load(scale + i) + load(shift + i));
-      if (i < width)
-        store(to + i, (load(from + i, width - i) - load(center + i)) * load(scale + i) + load(shift + i), width - i);
-    }
-  }
-}
-
-// Add up, for each column, output gradients and their products with the centred input over ROWS rows.
-template <int ROWS, typename T>
-inline void add_products(const T* dy, const T* x, int64_t stride, int64_t width, const Scalar<T>* center,
-                         Scalar<T>* sums, Scalar<T>* products) {
-  for (int64_t i = 0; i < width; i += LANES<T>) {
-    const Vector<T> mean = load(center + i);
-    Vector<T> sum = load(sums + i), product = load(products + i);
-    for (int row = 0; row < ROWS; ++row) {
-      const int64_t at = row * stride + i;
-      const bool whole = i + LANES<T> <= width;
-      const Vector<T> gradient = whole ? load(dy + at) : load(dy + at, width - i);
-      sum += gradient;
-      product += gradient * ((whole ? load(x + at) : load(x + at, width - i)) - mean);
-    }
-    store(sums + i, sum);
-    store(products + i, product);
-  }
-}
-
-// Sums over one long segment of output gradients and of their products with the centred input.
-template <typename T>
-void segment_products(const T* dy, const T* x, int64_t rows, int64_t stride, int64_t width, Scalar<T> mean,
-                      double& sum, double& product) {
-  constexpr int64_t L = LANES<T>;
-  const int64_t left = width % L, whole = width - left;
-  for (int64_t done = 0; done < rows; done += ROWS) {
-    Vector<T> sums[2] = {}, products[2] = {};
-    for (int64_t row = done; row < std::min(done + ROWS, rows); ++row) {
-      const T *gradients = dy + row * stride, *from = x + row * stride;
-      int64_t i = 0;
-      for (; i + 2 * L <= whole; i += 2 * L)
-        for (int k = 0; k < 2; ++k) {
-          const Vector<T> gradient = load(gradients + i + k * L);
-          sums[k] += gradient;
-          products[k] += gradient * (load(from + i + k * L) - mean);
+               Scalar<T>* inverses, Scalar<T>* running_mean, Scalar<T>* running_var, double momentum, bool unbiased,
+               double eps, int threads) {
+  const int64_t places = plan.runs() * plan.chunks;
+  const Room room(2 * places + 2 * plan.groups);
+  double *run_means = room + 0, *run_squares = room + places, *group_means = room + 2 * places;
+  double* group_squares = group_means + plan.groups;
+  prefer_huge_pages(y, plan.rows * plan.columns * sizeof(T));
+  walk(
+      plan, useful_threads(plan, threads),
+      [&](int64_t block, int64_t chunk) {
+        const int64_t offset = chunk * plan.runs();
+        block_moments(plan, x, block, chunk, run_means + offset, run_squares + offset);
+      },
+      [&](int64_t first, int64_t last) {
+        for (int64_t g = first; g < last; ++g)
+          merge_runs(plan, g, run_means, run_squares, group_means[g], group_squares[g]);
+#pragma omp simd
+        for (int64_t g = first; g < last; ++g) {
+          means[g] = group_means[g];
+          inverses[g] = 1 / std::sqrt(group_squares[g] / plan.values(g) + eps);
         }
-      for (; i < width; i += L) {
-        const Vector<T> gradient = i < whole ? load(gradients + i) : load(gradients + i, left);
-        sums[0] += gradient;
-        products[0] += gradient * ((i < whole ? load(from + i) : load(from + i, left)) - mean);
-      }
-    }
-    sum += total(sums[0] + sums[1]);
-    product += total(products[0] + products[1]);
+        if (running_mean) {
+          const double lost = unbiased;
+#pragma omp simd
+          for (int64_t g = first; g < last; ++g) {
+            running_mean[g] += momentum * (group_means[g] - running_mean[g]);
+            running_var[g] += momentum * (group_squares[g] / (plan.values(g) - lost) - running_var[g]);
+          }
+        }
+      },
+      [&](int64_t block, int64_t chunk) {
+        apply_block<T>(plan, block, plan.chunk_start(chunk), plan.chunk_start(chunk + 1), Normalise<T>{x, y},
+                       [&](int64_t s) { return output_line<T>(plan, s, means, inverses, weight, bias); });
+      });
+}
+
+// Normalise by the running statistics; mean and reciprocal standard deviation are given too.
+template <typename T>
+void evaluate(const Plan& plan, const T* x, T* y, const Scalar<T>* weight, const Scalar<T>* bias, Scalar<T>* means,
+              Scalar<T>* inverses, const Scalar<T>* running_mean, const Scalar<T>* running_var, double eps,
+              int threads) {
+#pragma omp simd
+  for (int64_t g = 0; g < plan.groups; ++g) {
+    means[g] = running_mean[g];
+    inverses[g] = 1 / std::sqrt(double(running_var[g]) + eps);
+  }
+  prefer_huge_pages(y, plan.rows * plan.columns * sizeof(T));
+  threads = useful_threads(plan, threads);
+  const auto line_of = [&](int64_t s) { return output_line<T>(plan, s, means, inverses, weight, bias); };
+  // Nothing is read twice: wide segments in the order of memory, narrow ones in blocks whose lines serve some rows.
+  const int64_t blocks = plan.blocks(), parts = plan.wide_segments ? plan.rows : (plan.rows + 15) / 16;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+  for (int64_t task = 0; task < parts * blocks; ++task) {
+    const int64_t part = task / blocks;
+    apply_block<T>(plan, task % blocks, plan.rows * part / parts, plan.rows * (part + 1) / parts, Normalise<T>{x, y},
+                   line_of);
   }
 }
 
-// Sums of `add_products` over the segments of a block and the rows of a chunk.
+// Sums of output gradients and of their products with the centred input over the segments of a block and a chunk.
 template <typename T>
 void block_products(const Plan& plan, const T* dy, const T* x, const Scalar<T>* means, int64_t block, int64_t chunk,
                     double* sums, double* products) {
-  alignas(64) Scalar<T> center[BLOCK] = {}, sum[BLOCK], product[BLOCK];
-  const int64_t start = block * BLOCK, width = plan.width(block), stride = plan.columns;
+  const int64_t start = plan.block_starts[block], width = plan.width(block), stride = plan.columns;
   const int64_t first = plan.block_segments[block], last = plan.block_segments[block + 1];
-  if (width >= LONG * (last - first)) {
-    const int64_t row = plan.chunk_start(chunk), rows = plan.chunk_start(chunk + 1) - row;
+  const int64_t first_row = plan.chunk_start(chunk), end = plan.chunk_start(chunk + 1);
+  if (plan.wide_segments) {
     for (int64_t s = first; s < last; ++s) {
       const int64_t begin = plan.segment_starts[s], count = plan.segment_starts[s + 1] - begin;
-      const int64_t at = row * stride + begin;
-      segment_products(dy + at, x + at, rows, stride, count, means[plan.segment_groups[s]], sums[s], products[s]);
+      wide_products(dy, x, first_row * stride + begin, end - first_row, stride, count, means[plan.segment_groups[s]],
+                    sums[s], products[s]);
     }
     return;
   }
+  alignas(64) Scalar<T> center[BLOCK + MARGIN], sum[BLOCK], product[BLOCK];
   for (int64_t s = first; s < last; ++s) {
-    std::fill(center + plan.segment_starts[s] - start, center + plan.segment_starts[s + 1] - start,
-              means[plan.segment_groups[s]]);
+    const int64_t begin = plan.segment_starts[s];
+    put<T>(center + begin - start, plan.segment_starts[s + 1] - begin, means[plan.segment_groups[s]]);
     sums[s] = products[s] = 0;
   }
-  for (int64_t done = plan.chunk_start(chunk), end = plan.chunk_start(chunk + 1); done < end; done += TILE) {
+  const int64_t padded = (width + LANES<T> - 1) / LANES<T> * LANES<T>;
+  for (int64_t done = first_row; done < end; done += TILE) {
     const int64_t stop = std::min(done + TILE, end);
-    std::fill_n(sum, BLOCK, 0);
-    std::fill_n(product, BLOCK, 0);
+    std::fill_n(sum, padded, 0);
+    std::fill_n(product, padded, 0);
     int64_t row = done;
-    for (; row + 2 <= stop; row += 2)
-      add_products<2>(dy + row * stride + start, x + row * stride + start, stride, width, center, sum, product);
+    for (; row + 4 <= stop; row += 4)
+      add_products<4>(dy + row * stride + start, x + row * stride + start, stride, width, center, sum, product);
     for (; row < stop; ++row)
       add_products<1>(dy + row * stride + start, x + row * stride + start, stride, width, center, sum, product);
     for (int64_t s = first; s < last; ++s) {
-      double total = 0, total_product = 0;
-#pragma omp simd reduction(+ : total, total_product)
-      for (int64_t i = plan.segment_starts[s] - start; i < plan.segment_starts[s + 1] - start; ++i) {
-        total += sum[i];
-        total_product += product[i];
-      }
-      sums[s] += total;
-      products[s] += total_product;
+      const int64_t begin = plan.segment_starts[s] - start, count = plan.segment_starts[s + 1] - start - begin;
+      sums[s] += sum_of(sum + begin, count);
+      products[s] += sum_of(product + begin, count);
     }
   }
 }
 
 // With h = weight * dy and sums over the values of a group:
-// dx = inverse * (h - mean(h) - (x - mean) * inverse^2 * mean(h * (x - mean))).
+// dx = inverse * (h - mean(h) - (x - mean) * inverse^2 * mean(h * (x - mean))), in evaluation inverse * h.
 template <typename T>
 void differentiate(const Plan& plan, const T* dy, const T* x, T* dx, const Scalar<T>* weight, const Scalar<T>* means,
-              const Scalar<T>* inverses, Scalar<T>* dweight, Scalar<T>* dbias, int threads) {
-  const int64_t num_segments = plan.num_segments(), tasks = plan.blocks * plan.chunks;
-  std::vector<double> sums(num_segments * plan.chunks), products(num_segments * plan.chunks);
-  std::vector<double> group_sums(plan.groups), group_products(plan.groups), sizes(plan.groups);
-  std::vector<double> channel_sums(plan.channels), channel_products(plan.channels);
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-  for (int64_t task = 0; task < tasks; ++task) {
-    const int64_t chunk = task / plan.blocks;
-    block_products(plan, dy, x, means, task % plan.blocks, chunk, sums.data() + chunk * num_segments,
-                   products.data() + chunk * num_segments);
+                   const Scalar<T>* inverses, Scalar<T>* dweight, Scalar<T>* dbias, bool training, int threads) {
+  const int64_t segments = plan.segments(), chunks = plan.chunks;
+  const Room room(2 * segments * chunks + 2 * plan.groups + 2 * plan.channels);
+  double *sums = room + 0, *products = room + segments * chunks, *shifts = room + 2 * segments * chunks;
+  double *slopes = shifts + plan.groups, *channel_sums = slopes + plan.groups;
+  double* channel_products = channel_sums + plan.channels;
+  if (dx) prefer_huge_pages(dx, plan.rows * plan.columns * sizeof(T));
+  walk(
+      plan, useful_threads(plan, threads),
+      [&](int64_t block, int64_t chunk) {
+        block_products(plan, dy, x, means, block, chunk, sums + chunk * segments, products + chunk * segments);
+      },
+      [&](int64_t first, int64_t last) {
+        for (int64_t g = first; g < last; ++g) {
+          double group_sum = 0, group_product = 0;
+          for (int64_t s = plan.group_segments[g]; s < plan.group_segments[g + 1]; ++s) {
+            for (int64_t chunk = 1; chunk < chunks; ++chunk) {
+              sums[s] += sums[chunk * segments + s];
+              products[s] += products[chunk * segments + s];
+            }
+            const double gain = weight ? weight[plan.segment_channels[s]] : 1;
+            group_sum += gain * sums[s];
+            group_product += gain * products[s];
+          }
+          shifts[g] = group_sum;
+          slopes[g] = group_product;
+        }
+#pragma omp simd
+        for (int64_t g = first; g < last; ++g) {
+          const double inverse = inverses[g], per_value = training ? -inverse / plan.values(g) : 0;
+          shifts[g] *= per_value;
+          slopes[g] *= per_value * inverse * inverse;
+        }
+      },
+      [&](int64_t block, int64_t chunk) {
+        if (!dx) return;
+        apply_block<T>(plan, block, plan.chunk_start(chunk), plan.chunk_start(chunk + 1), Differentiate<T>{dy, x, dx},
+                       [&](int64_t s) {
+                         const int64_t g = plan.segment_groups[s], c = plan.segment_channels[s];
+                         const double gain = weight ? double(inverses[g]) * weight[c] : inverses[g];
+                         return Line<T>{plan.segment_starts[s], plan.segment_starts[s + 1], means[g], Scalar<T>(gain),
+                                        Scalar<T>(slopes[g]), Scalar<T>(shifts[g])};
+                       });
+      });
+  std::fill_n(channel_sums, 2 * plan.channels, 0.0);
+  for (int64_t s = 0; s < segments; ++s) {
+    const int64_t c = plan.segment_channels[s];
+    channel_sums[c] += sums[s];
+    channel_products[c] += products[s] * inverses[plan.segment_groups[s]];
   }
-  for (int64_t s = 0; s < num_segments; ++s) {
-    const int64_t g = plan.segment_groups[s], c = plan.segment_channels[s];
-    double sum = 0, product = 0;
-    for (int64_t chunk = 0; chunk < plan.chunks; ++chunk) {
-      sum += sums[chunk * num_segments + s];
-      product += products[chunk * num_segments + s];
-    }
-    const double gain = weight ? weight[c] : 1;
-    group_sums[g] += gain * sum;
-    group_products[g] += gain * product;
-    sizes[g] += double(plan.rows) * (plan.segment_starts[s + 1] - plan.segment_starts[s]);
-    channel_sums[c] += sum;
-    channel_products[c] += product * inverses[g];
-  }
-  if (dweight) std::copy(channel_products.begin(), channel_products.end(), dweight);
-  if (dbias) std::copy(channel_sums.begin(), channel_sums.end(), dbias);
-  if (!dx) return;
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-  for (int64_t task = 0; task < tasks; ++task) {
-    alignas(64) Scalar<T> center[BLOCK] = {}, scale[BLOCK] = {}, slope[BLOCK] = {}, shift[BLOCK] = {};
-    const int64_t block = task % plan.blocks, chunk = task / plan.blocks, start = block * BLOCK;
-    const int64_t width = plan.width(block);
-    for (int64_t s = plan.block_segments[block]; s < plan.block_segments[block + 1]; ++s) {
-      const int64_t g = plan.segment_groups[s], c = plan.segment_channels[s];
-      const double inverse = inverses[g], per_value = -inverse / sizes[g];
-      const Scalar<T> mean = means[g], gain = weight ? inverse * weight[c] : inverse;
-      const Scalar<T> of_product = per_value * inverse * inverse * group_products[g];
-      const Scalar<T> of_sum = per_value * group_sums[g];
-      for (int64_t i = plan.segment_starts[s] - start; i < plan.segment_starts[s + 1] - start; ++i) {
-        center[i] = mean;
-        scale[i] = gain;
-        slope[i] = of_product;
-        shift[i] = of_sum;
-      }
-    }
-    for (int64_t row = plan.chunk_start(chunk); row < plan.chunk_start(chunk + 1); ++row) {
-      const int64_t at = row * plan.columns + start;
-      int64_t i = 0;
-      for (; i + LANES<T> <= width; i += LANES<T>)
-        store(dx + at + i, load(dy + at + i) * load(scale + i) +
-                               ((load(x + at + i) - load(center + i)) * load(slope + i) + load(shift + i)));
-      if (const int64_t left = width - i; left > 0)
-        store(dx + at + i,
-              load(dy + at + i, left) * load(scale + i) +
-                  ((load(x + at + i, left) - load(center + i)) * load(slope + i) + load(shift + i)),
-              left);
-    }
-  }
+  if (dweight) std::copy_n(channel_products, plan.channels, dweight);
+  if (dbias) std::copy_n(channel_sums, plan.channels, dbias);
 }
 
 }  // namespace
@@ -377,10 +336,16 @@ void differentiate(const Plan& plan, const T* dy, const T* x, T* dx, const Scala
     normalise<T>(*plan, x, y, weight, bias, means, inverses, running_mean, running_var, momentum, unbiased, eps,     \
                  threads);                                                                                           \
   }                                                                                                                  \
+  extern "C" void evaluate_##NAME(const Plan* plan, const T* x, T* y, const Scalar<T>* weight,                       \
+                                  const Scalar<T>* bias, Scalar<T>* means, Scalar<T>* inverses,                      \
+                                  const Scalar<T>* running_mean, const Scalar<T>* running_var, double eps,           \
+                                  int threads) {                                                                     \
+    evaluate<T>(*plan, x, y, weight, bias, means, inverses, running_mean, running_var, eps, threads);                \
+  }                                                                                                                  \
   extern "C" void differentiate_##NAME(const Plan* plan, const T* dy, const T* x, T* dx, const Scalar<T>* weight,    \
                                        const Scalar<T>* means, const Scalar<T>* inverses, Scalar<T>* dweight,        \
-                                       Scalar<T>* dbias, int threads) {                                              \
-    differentiate<T>(*plan, dy, x, dx, weight, means, inverses, dweight, dbias, threads);                            \
+                                       Scalar<T>* dbias, int training, int threads) {                                \
+    differentiate<T>(*plan, dy, x, dx, weight, means, inverses, dweight, dbias, training, threads);                  \
   }
 EXPORT(float32, float)
 EXPORT(float64, double)

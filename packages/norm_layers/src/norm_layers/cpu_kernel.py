@@ -3,35 +3,45 @@
 import ctypes
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from norm_layers.build import load_kernel
-from norm_layers.plan import MatrixLayout, cut_columns
+from norm_layers.plan import MatrixLayout, plan_walk
 
-_BLOCK = 512
-_MAX_TASKS, _ROWS_PER_CHUNK = 32, 256
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_double
+_NUMBERS = ("rows", "columns", "groups", "channels", "bundles", "chunks", "wide_runs", "wide_segments", "inside")
+_ARRAYS = (
+    *("bundle_blocks", "bundle_groups", "block_starts", "group_starts", "run_starts", "block_runs", "group_runs"),
+    *("segment_starts", "segment_groups", "segment_channels", "block_segments", "group_segments"),
+)
 
 
 class _Plan(ctypes.Structure):
     """The struct `Plan` of the kernel."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("rows", "columns", "groups", "channels", "blocks", "chunks")),
-        *((name, _POINTER) for name in ("run_starts", "run_groups", "block_runs")),
-        *((name, _POINTER) for name in ("segment_starts", "segment_groups", "segment_channels", "block_segments")),
+        *((name, ctypes.c_int64) for name in _NUMBERS),
+        *((name, _POINTER) for name in _ARRAYS),
     ]
 
 
 class _Functions(NamedTuple):
-    """The two functions of the kernel for one dtype."""
+    """The functions of the kernel for one dtype."""
 
     normalise: Callable[..., None]
+    evaluate: Callable[..., None]
     differentiate: Callable[..., None]
+
+
+_ARGUMENTS: dict[str, list[Any]] = {
+    "normalise": [_POINTER] * 9 + [_FLOAT, _INT, _FLOAT, _INT],
+    "evaluate": [_POINTER] * 9 + [_FLOAT, _INT],
+    "differentiate": [_POINTER] * 9 + [_INT, _INT],
+}
 
 
 @functools.cache
@@ -46,13 +56,31 @@ def cpu_functions() -> dict[torch.dtype, _Functions]:
         return {}
     functions = {}
     for dtype in _DTYPES:
-        name = str(dtype).removeprefix("torch.")
-        normalise, differentiate = library[f"normalise_{name}"], library[f"differentiate_{name}"]
-        normalise.argtypes = [_POINTER] * 9 + [_FLOAT, _INT, _FLOAT, _INT]
-        differentiate.argtypes = [_POINTER] * 9 + [_INT]
-        normalise.restype = differentiate.restype = None
-        functions[dtype] = _Functions(normalise, differentiate)
+        found = []
+        for name, arguments in _ARGUMENTS.items():
+            function = library[f"{name}_{str(dtype).removeprefix('torch.')}"]
+            function.argtypes, function.restype = arguments, None
+            found.append(function)
+        functions[dtype] = _Functions(*found)
     return functions
+
+
+class KernelOptions(NamedTuple):
+    """What the kernel is told beside tensors.
+
+    Args:
+        layout: The input as a matrix.
+        training: Whether the batch's statistics normalise, else the running ones.
+        momentum: Weight of this batch in the running statistics.
+        unbiased: Whether the running variance is unbiased.
+        eps: Added to the variance.
+    """
+
+    layout: MatrixLayout
+    training: bool
+    momentum: float
+    unbiased: bool
+    eps: float
 
 
 def cpu_normalise(
@@ -61,52 +89,47 @@ def cpu_normalise(
     bias: Tensor | None,
     running_mean: Tensor | None,
     running_var: Tensor | None,
-    layout: MatrixLayout,
-    *,
-    momentum: float,
-    unbiased: bool,
-    eps: float,
+    options: KernelOptions,
 ) -> tuple[Tensor, Tensor]:
-    """Normalise by the batch's statistics and move the running ones.
+    """Normalise by the batch's statistics and move the running ones, or, in evaluation, normalise by these.
 
     Args:
         x: Input, dense and in the memory order of the layout.
         weight: Scale per channel in the dtype of the statistics. None: 1.
         bias: Shift per channel, likewise. None: 0.
-        running_mean: Running mean per group, likewise; moved in place. None: not kept.
+        running_mean: Running mean per group, likewise; in training moved in place. None: not kept.
         running_var: Running variance per group, likewise.
-        layout: The input as a matrix.
-        momentum: Weight of this batch in the running statistics.
-        unbiased: Whether the running variance is unbiased.
-        eps: Added to the variance.
+        options: The rest.
 
     Returns:
         The output, and means over reciprocal standard deviations, shape (2, G).
     """
+    layout, training, momentum, unbiased, eps = options
     y = torch.empty_like(x)
-    num_groups = layout.num_groups
-    statistics = torch.empty(2, num_groups, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
-    means, step = statistics.data_ptr(), num_groups * statistics.element_size()
-    cpu_functions()[x.dtype].normalise(
-        _plan(layout)[0],
+    dtype, num_groups = x.dtype, layout.num_groups
+    statistics = torch.empty(2, num_groups, dtype=torch.float64 if dtype is torch.float64 else torch.float32)
+    means = statistics.data_ptr()
+    tensors = (
+        _plan(layout, x.element_size())[0],
         x.data_ptr(),
         y.data_ptr(),
         None if weight is None else weight.data_ptr(),
         None if bias is None else bias.data_ptr(),
         means,
-        means + step,
+        means + num_groups * statistics.element_size(),
         None if running_mean is None else running_mean.data_ptr(),
         None if running_var is None else running_var.data_ptr(),
-        momentum,
-        unbiased,
-        eps,
-        torch.get_num_threads(),
     )
+    functions, threads = cpu_functions()[dtype], torch.get_num_threads()
+    if training:
+        functions.normalise(*tensors, momentum, unbiased, eps, threads)
+    else:
+        functions.evaluate(*tensors, eps, threads)
     return y, statistics
 
 
 def cpu_differentiate(
-    dy: Tensor, x: Tensor, weight: Tensor | None, statistics: Tensor, layout: MatrixLayout, *, needs_input: bool
+    dy: Tensor, x: Tensor, weight: Tensor | None, statistics: Tensor, options: KernelOptions, *, needs_input: bool
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     """Give the gradients of `cpu_normalise`.
 
@@ -115,41 +138,49 @@ def cpu_differentiate(
         x: Input.
         weight: Scale per channel. None: 1.
         statistics: As `cpu_normalise` gave them.
-        layout: The input as a matrix.
+        options: As `cpu_normalise` was told.
         needs_input: Whether the input's gradient is wanted.
 
     Returns:
         Gradients of x (None if not wanted), of the scale and of the shift.
     """
+    layout = options.layout
     dx = torch.empty_like(x) if needs_input else None
-    num_channels = layout.num_channels
-    affine = torch.empty(2, num_channels, dtype=statistics.dtype)
-    size, means, dweight = statistics.element_size(), statistics.data_ptr(), affine.data_ptr()
+    dweight = torch.empty(layout.num_channels, dtype=statistics.dtype)
+    dbias = torch.empty_like(dweight)
+    means = statistics.data_ptr()
     cpu_functions()[x.dtype].differentiate(
-        _plan(layout)[0],
+        _plan(layout, x.element_size())[0],
         dy.data_ptr(),
         x.data_ptr(),
         None if dx is None else dx.data_ptr(),
         None if weight is None else weight.data_ptr(),
         means,
-        means + layout.num_groups * size,
-        dweight,
-        dweight + num_channels * size,
+        means + layout.num_groups * statistics.element_size(),
+        dweight.data_ptr(),
+        dbias.data_ptr(),
+        options.training,
         torch.get_num_threads(),
     )
-    return dx, affine[0], affine[1]
+    return dx, dweight, dbias
 
 
 @functools.lru_cache(maxsize=256)
-def _plan(layout: MatrixLayout) -> tuple[int, object]:
+def _plan(layout: MatrixLayout, element_size: int) -> tuple[int, object]:
     """Give the address of the kernel's plan, and what keeps it alive."""
-    runs = cut_columns(layout, block_size=_BLOCK, by_channel=False)
-    segments = cut_columns(layout, block_size=_BLOCK, by_channel=True)
-    num_blocks = len(runs.block_offsets) - 1
-    # By the shape alone, so that results are the same on any number of threads.
-    num_chunks = max(1, min(layout.rows // _ROWS_PER_CHUNK, _MAX_TASKS // num_blocks))
-    arrays = [runs.starts, runs.groups, runs.block_offsets]
-    arrays += [segments.starts, segments.groups, segments.channels, segments.block_offsets]
-    sizes = (layout.rows, layout.columns, layout.num_groups, layout.num_channels, num_blocks, num_chunks)
-    plan = _Plan(*sizes, *(array.data_ptr() for array in arrays))
+    walk = plan_walk(layout, element_size=element_size)
+    runs, segments = walk.runs, walk.segments
+    sizes = (layout.rows, layout.columns, layout.num_groups, layout.num_channels, len(walk.bundle_groups) - 1)
+    arrays = [walk.bundle_blocks, walk.bundle_groups, walk.block_starts, layout.group_bounds()]
+    arrays += [runs.starts, runs.block_offsets, runs.group_offsets]
+    arrays += [segments.starts, segments.groups, segments.channels, segments.block_offsets, segments.group_offsets]
+    arrays = [array.contiguous() for array in arrays]
+    plan = _Plan(
+        *sizes,
+        walk.num_chunks,
+        walk.wide_runs,
+        walk.wide_segments,
+        walk.inside,
+        *(array.data_ptr() for array in arrays),
+    )
     return ctypes.addressof(plan), (plan, arrays)

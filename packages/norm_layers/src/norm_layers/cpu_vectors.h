@@ -7,19 +7,22 @@
 
 typedef float FloatVector __attribute__((vector_size(64)));
 typedef double DoubleVector __attribute__((vector_size(64)));
+typedef float HalfFloatVector __attribute__((vector_size(32)));
 typedef uint16_t HalfBits __attribute__((vector_size(32)));
 typedef uint32_t WordBits __attribute__((vector_size(64)));
+typedef uint64_t LongBits __attribute__((vector_size(64)));
 
 struct bfloat16 {
   uint16_t bits;
 };
 
 template <typename T> struct Precision;
-template <> struct Precision<float> { using Scalar = float; using Vector = FloatVector; };
-template <> struct Precision<double> { using Scalar = double; using Vector = DoubleVector; };
-template <> struct Precision<bfloat16> { using Scalar = float; using Vector = FloatVector; };
+template <> struct Precision<float> { using Scalar = float; using Vector = FloatVector; using Bits = WordBits; };
+template <> struct Precision<double> { using Scalar = double; using Vector = DoubleVector; using Bits = LongBits; };
+template <> struct Precision<bfloat16> { using Scalar = float; using Vector = FloatVector; using Bits = WordBits; };
 template <typename T> using Scalar = typename Precision<T>::Scalar;
 template <typename T> using Vector = typename Precision<T>::Vector;
+template <typename T> using Bits = typename Precision<T>::Bits;
 template <typename T> constexpr int64_t LANES = sizeof(Vector<T>) / sizeof(Scalar<T>);
 
 template <typename T> inline Vector<T> load(const T* from) {
@@ -61,18 +64,45 @@ template <typename T> inline void store(T* to, Vector<T> values, int64_t count) 
   std::memcpy(to, rounded, count * sizeof(T));
 }
 
-// Ones in the first lanes and zeros in the others.
-template <typename T> inline Vector<T> first_lanes(int64_t count) {
-  Vector<T> mask = {};
-  for (int64_t i = 0; i < count; ++i) mask[i] = 1;
+struct MaskTable {
+  unsigned char bytes[128] = {};
+  constexpr MaskTable() {
+    for (int i = 64; i < 128; ++i) bytes[i] = 0xFF;
+  }
+};
+constexpr MaskTable MASKS;
+
+// A mask that keeps the last `count` lanes of a vector.
+template <typename T> inline Bits<T> last_lanes(int64_t count) {
+  Bits<T> mask;
+  std::memcpy(&mask, MASKS.bytes + count * sizeof(Scalar<T>), sizeof(mask));
   return mask;
 }
 
-template <typename V> inline double total(V values) {
-  constexpr int lanes = sizeof(V) / sizeof(values[0]);
-  double sums[lanes];
-  for (int i = 0; i < lanes; ++i) sums[i] = values[i];
-  for (int half = lanes / 2; half; half /= 2)
-    for (int i = 0; i < half; ++i) sums[i] += sums[i + half];
-  return sums[0];
+// Zero, also for a NaN, in the lanes that a mask does not keep.
+template <typename T> inline Vector<T> keep(Vector<T> values, Bits<T> mask) {
+  Bits<T> bits;
+  std::memcpy(&bits, &values, sizeof(bits));
+  bits &= mask;
+  std::memcpy(&values, &bits, sizeof(bits));
+  return values;
+}
+
+typedef double HalfDoubleVector __attribute__((vector_size(32)));
+typedef double DoublePair __attribute__((vector_size(16)));
+
+inline double total(DoubleVector values) {
+  HalfDoubleVector half[2];
+  DoublePair pair[2];
+  std::memcpy(half, &values, sizeof(half));
+  half[0] += half[1];
+  std::memcpy(pair, half, sizeof(pair));
+  pair[0] += pair[1];
+  return pair[0][0] + pair[0][1];
+}
+
+inline double total(FloatVector values) {
+  HalfFloatVector half[2];
+  std::memcpy(half, &values, sizeof(half));
+  return total(__builtin_convertvector(half[0], DoubleVector) + __builtin_convertvector(half[1], DoubleVector));
 }

@@ -37,7 +37,7 @@ def batch_group_norm(
     r ← r + momentum · (batch value - r). Evaluation: m_g and v_g are the running statistics.
     With G = C this is batch normalization, bit for bit in its running statistics.
 
-    Training takes a kernel of its own (`norm_layers.fused`) where there is one for the device, which keeps x and the
+    A kernel of its own (`norm_layers.fused`) is taken where there is one for the device, which keeps x and the
     statistics for the backward pass and nothing else; everything else takes torch's own operations
     (`norm_layers.plain`). The routes agree to the rounding of the dtype.
 
@@ -64,7 +64,8 @@ def batch_group_norm(
     Source:
         BGN paper, eq. 8, 9, 4 and 5.
     """
-    if training and num_groups != x.shape[1] and x.numel() > 0:
+    has_statistics = training or (running_mean is not None and running_var is not None)
+    if has_statistics and num_groups != x.shape[1] and x.numel() > 0:
         y = fused_batch_group_norm(
             x,
             running_mean,
@@ -72,6 +73,7 @@ def batch_group_norm(
             weight,
             bias,
             num_groups=num_groups,
+            training=training,
             momentum=momentum,
             eps=eps,
             uneven=uneven,

@@ -6,13 +6,13 @@ forward-mode and double differentiation, tensor subclasses) falls back to `norm_
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from norm_layers.cpu_kernel import cpu_differentiate, cpu_functions, cpu_normalise
+from norm_layers.cpu_kernel import KernelOptions, cpu_differentiate, cpu_functions, cpu_normalise
 from norm_layers.groups import Uneven
 from norm_layers.plain import affine_parameters, plain_batch_group_norm, plain_flat_group_norm, statistics_dtype
 from norm_layers.plan import MatrixLayout, batch_layout
@@ -27,20 +27,22 @@ def fused_batch_group_norm(
     bias: Tensor | None,
     *,
     num_groups: int,
+    training: bool,
     momentum: float,
     eps: float,
     uneven: Uneven,
     unbiased_running_var: bool,
 ) -> Tensor | None:
-    """Compute `batch_group_norm` in training with a kernel, where one serves.
+    """Compute `batch_group_norm` with a kernel, where one serves.
 
     Args:
         x: Input of shape (N, C, *spatial), not empty.
-        running_mean: Running mean per group, moved in place. None: not kept.
+        running_mean: Running mean per group, moved in place in training. None: not kept, in training alone.
         running_var: Running variance per group, likewise.
         weight: Scale per channel. None: 1.
         bias: Shift per channel. None: 0.
         num_groups: G.
+        training: Whether to normalise by the batch's statistics.
         momentum: Weight of this batch in the running statistics.
         eps: Added to the variance.
         uneven: As in `groups_in_force`.
@@ -52,16 +54,16 @@ def fused_batch_group_norm(
     Raises:
         ValueError: As in `batch_group_norm`.
     """
-    if not _is_eager(x, weight, bias) or x.device.type != "cpu" or x.dtype not in cpu_functions():
+    if not _is_eager(x, weight, bias) or not x.is_cpu or x.dtype not in cpu_functions():
         return None
-    channels_last = memory_format(x) is not torch.contiguous_format
-    layout = batch_layout(tuple(x.shape), num_groups=num_groups, uneven=uneven, channels_last=channels_last)
+    channels_last = not x.is_contiguous() and memory_format(x) is not torch.contiguous_format
+    layout = batch_layout(x.shape, num_groups, uneven, channels_last, training)
     if layout.num_groups == layout.num_channels:
         return None  # batch normalization, which is torch's own to the last bit
     dtype = statistics_dtype(x)
     if not (_fits(running_mean, num_groups, dtype) and _fits(running_var, num_groups, dtype)):
         return None
-    options = _Options(layout, momentum, unbiased_running_var, eps)
+    options = KernelOptions(layout, training, momentum, unbiased_running_var, eps)
     return _normalise(x, weight, bias, running_mean, running_var, options)
 
 
@@ -80,7 +82,7 @@ def fused_flat_group_norm(
     Returns:
         The output; None where the caller is to take torch's own operations.
     """
-    if not _is_eager(x, weight, bias) or x.device.type != "cpu" or x.dtype not in cpu_functions():
+    if not _is_eager(x, weight, bias) or not x.is_cpu or x.dtype not in cpu_functions():
         return None
     num_samples, num_channels = x.shape[:2]
     layout = MatrixLayout(
@@ -92,7 +94,7 @@ def fused_flat_group_norm(
         channels_last=False,
         samples=num_samples,
     )
-    options = _Options(layout, 0.0, False, eps)
+    options = KernelOptions(layout, True, 0.0, False, eps)
     return _normalise(x, weight, bias, None, None, options)
 
 
@@ -102,39 +104,26 @@ def _normalise(
     bias: Tensor | None,
     running_mean: Tensor | None,
     running_var: Tensor | None,
-    options: "_Options",
+    options: KernelOptions,
 ) -> Tensor | None:
     """Run the kernel on x in the memory format of the layout, unless it cannot read the parameters."""
-    scale, shift = affine_parameters(x, weight, bias)
+    weight, bias = affine_parameters(x, weight, bias)
     num_channels, dtype = options.layout.num_channels, statistics_dtype(x)
-    if not (_fits(scale, num_channels, dtype) and _fits(shift, num_channels, dtype)):
+    if not (_fits(weight, num_channels, dtype) and _fits(bias, num_channels, dtype)):
         return None
-    if memory_format(x) is torch.contiguous_format:
-        return _FusedNorm.apply(x.contiguous(), scale, shift, running_mean, running_var, options)
-    matrix = x.contiguous(memory_format=_form(x, options.layout))
-    y = _FusedNorm.apply(matrix, scale, shift, running_mean, running_var, options)
-    return restore_memory_format(y, x)
+    matrix = x if x.is_contiguous() else x.contiguous(memory_format=_form(x, options.layout))
+    if torch.is_grad_enabled() and (
+        x.requires_grad or (weight is not None and weight.requires_grad) or (bias is not None and bias.requires_grad)
+    ):
+        y = _FusedNorm.apply(matrix, weight, bias, (running_mean, running_var), options)
+    else:
+        y, _ = cpu_normalise(matrix, weight, bias, running_mean, running_var, options)
+    return y if matrix is x else restore_memory_format(y, x)
 
 
 def _form(x: Tensor, layout: MatrixLayout) -> torch.memory_format:
     """Give the memory format in which x is the matrix of a layout."""
     return memory_format(x) if layout.channels_last else torch.contiguous_format
-
-
-class _Options(NamedTuple):
-    """The options of `_FusedNorm` that are no tensors.
-
-    Args:
-        layout: The input as a matrix.
-        momentum: Weight of this batch in the running statistics.
-        unbiased_running_var: Whether the running variance is unbiased.
-        eps: Added to the variance.
-    """
-
-    layout: MatrixLayout
-    momentum: float
-    unbiased_running_var: bool
-    eps: float
 
 
 class _FusedNorm(torch.autograd.Function):
@@ -146,21 +135,10 @@ class _FusedNorm(torch.autograd.Function):
         x: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        options: _Options,
+        running: tuple[Tensor | None, Tensor | None],
+        options: KernelOptions,
     ) -> Tensor:
-        y, statistics = cpu_normalise(
-            x,
-            weight,
-            bias,
-            running_mean,
-            running_var,
-            options.layout,
-            momentum=options.momentum,
-            unbiased=options.unbiased_running_var,
-            eps=options.eps,
-        )
+        y, statistics = cpu_normalise(x, weight, bias, *running, options)
         ctx.save_for_backward(x, weight, bias, statistics)
         ctx.options = options
         return y
@@ -171,18 +149,31 @@ class _FusedNorm(torch.autograd.Function):
         options = ctx.options
         wanted = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():
-            return *_plain_gradients(dy, x, weight, bias, wanted, options), None, None, None
-        dy = dy.contiguous(memory_format=_form(x, options.layout))
-        dx, dweight, dbias = cpu_differentiate(dy, x, weight, statistics, options.layout, needs_input=wanted[0])
-        return dx, dweight if wanted[1] else None, dbias if wanted[2] else None, None, None, None
+            return *_plain_gradients(dy, x, weight, bias, statistics, wanted, options), None, None
+        layout = options.layout
+        if layout.channels_last or not dy.is_contiguous():
+            dy = dy.contiguous(memory_format=_form(x, layout))
+        dx, dweight, dbias = cpu_differentiate(dy, x, weight, statistics, options, needs_input=wanted[0])
+        return dx, dweight if wanted[1] else None, dbias if wanted[2] else None, None, None
 
 
 def _plain_gradients(
-    dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, wanted: Sequence[bool], options: _Options
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    statistics: Tensor,
+    wanted: Sequence[bool],
+    options: KernelOptions,
 ) -> list[Tensor | None]:
     """Give the gradients as functions of x, the parameters and dy that can be differentiated again."""
     layout, eps = options.layout, options.eps
-    if layout.rows == 1:
+    if not options.training:
+        mean, inverse = statistics  # as they were: the layer's own may have moved since
+        y = plain_batch_group_norm(
+            x, mean, inverse.pow(-2) - eps, weight, bias, num_groups=layout.num_groups, training=False, eps=eps
+        )
+    elif layout.rows == 1:  # flat groups, or a batch of one, which is the same
         groups = layout.num_groups // layout.samples
         y = plain_flat_group_norm(x, weight, bias, num_groups=groups, eps=eps)
     else:
@@ -192,20 +183,27 @@ def _plain_gradients(
     return [next(gradients) if want else None for want in wanted]
 
 
+_PLAIN_TYPES = (Tensor, nn.Parameter)
+
+
 def _is_eager(*inputs: Tensor | None) -> bool:
     """Say whether a kernel may run: plain tensors, and nothing that wants to see torch's own operations instead."""
-    return (
-        not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and forward_ad._current_level < 0
-        and torch._C._get_tracing_state() is None
-        and all(values is None or type(values) in (Tensor, nn.Parameter) for values in inputs)
-    )
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None
+    ):
+        return False
+    for values in inputs:  # noqa: SIM110 - an `all` takes twice the time
+        if values is not None and type(values) not in _PLAIN_TYPES:
+            return False
+    return True
 
 
 def _fits(values: Tensor | None, count: int, dtype: torch.dtype) -> bool:
     """Say whether a kernel can read parameters or running statistics as they lie in memory."""
     return values is None or (
-        values.dtype is dtype and values.device.type == "cpu" and values.numel() == count and values.is_contiguous()
+        values.dtype is dtype and values.is_cpu and values.numel() == count and values.is_contiguous()
     )

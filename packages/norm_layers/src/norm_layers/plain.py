@@ -205,7 +205,11 @@ def _normalise_block(
 def affine_parameters(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
     """Give the affine parameters in the dtype of the statistics, as the batch-norm kernels want them."""
     dtype = statistics_dtype(x)
-    return (None if weight is None else weight.to(dtype), None if bias is None else bias.to(dtype))
+    if weight is not None and weight.dtype is not dtype:
+        weight = weight.to(dtype)
+    if bias is not None and bias.dtype is not dtype:
+        bias = bias.to(dtype)
+    return weight, bias
 
 
 def _repeat(values: Tensor | None, repeats: int) -> Tensor | None:
