@@ -56,6 +56,26 @@ template <typename T> struct Differentiate {
 
 template <typename T> inline Vector<T> spread(Scalar<T> value) { return Vector<T>{} + value; }
 
+// Do an operation to some rows of NUMBER vectors of columns, each with lines of its own.
+template <typename T, int NUMBER, typename Operation>
+inline void apply_columns(const Operation& operation, int64_t start, int64_t rows, int64_t stride,
+                          const Scalar<T>* centers, const Scalar<T>* scales, const Scalar<T>* slopes,
+                          const Scalar<T>* shifts) {
+  constexpr int64_t L = LANES<T>;
+  Vector<T> center[NUMBER], scale[NUMBER], slope[NUMBER], shift[NUMBER];
+  for (int k = 0; k < NUMBER; ++k) {
+    center[k] = load(centers + k * L);
+    scale[k] = load(scales + k * L);
+    slope[k] = load(slopes + k * L);
+    shift[k] = load(shifts + k * L);
+  }
+  for (int64_t row = 0; row < rows; ++row)
+    for (int k = 0; k < NUMBER; ++k) {
+      const int64_t at = start + row * stride + k * L;
+      store(operation.result() + at, operation.whole(at, center[k], scale[k], slope[k], shift[k]));
+    }
+}
+
 // Do an operation to the rows from `first` to `last` of a block, whose segments `line_of` describes.
 template <typename T, typename Operation, typename LineOf>
 void apply_block(const Plan& plan, int64_t block, int64_t first, int64_t last, const Operation& operation,
@@ -97,16 +117,17 @@ void apply_block(const Plan& plan, int64_t block, int64_t first, int64_t last, c
     if (Operation::HAS_SLOPE) put<T>(slope + begin, count, line.slope);
     put<T>(shift + begin, count, line.shift);
   }
-  for (int64_t row = first; row < last; ++row) {
-    const int64_t at = row * stride + start;
-    int64_t i = 0;
-    for (; i + L <= width; i += L)
-      store(to + at + i,
-            operation.whole(at + i, load(center + i), load(scale + i), load(slope + i), load(shift + i)));
-    if (const int64_t left = width - i; left > 0)
-      store(to + at + i,
-            operation.part(at + i, left, load(center + i), load(scale + i), load(slope + i), load(shift + i)), left);
-  }
+  in_tiles<T>(first, last, width, [&](int64_t row, int64_t rows, auto number, int64_t i, int64_t left) {
+    const int64_t at = row * stride + start + i;
+    if (left == L)
+      apply_columns<T, number>(operation, at, rows, stride, center + i, scale + i, slope + i, shift + i);
+    else
+      for (int64_t k = 0; k < rows; ++k)
+        store(to + at + k * stride,
+              operation.part(at + k * stride, left, load(center + i), load(scale + i), load(slope + i),
+                             load(shift + i)),
+              left);
+  });
 }
 
 // What `normalise` does to a segment.
@@ -220,7 +241,7 @@ void evaluate(const Plan& plan, const T* x, T* y, const Scalar<T>* weight, const
   threads = useful_threads(plan, threads);
   const auto line_of = [&](int64_t s) { return output_line<T>(plan, s, means, inverses, weight, bias); };
   // Nothing is read twice: wide segments in the order of memory, narrow ones in blocks whose lines serve some rows.
-  const int64_t blocks = plan.blocks(), parts = plan.wide_segments ? plan.rows : (plan.rows + 15) / 16;
+  const int64_t blocks = plan.blocks(), parts = plan.wide_segments ? plan.rows : (plan.rows + 255) / 256;
 #pragma omp parallel for num_threads(threads) if (threads > 1)
   for (int64_t task = 0; task < parts * blocks; ++task) {
     const int64_t part = task / blocks;
@@ -255,11 +276,10 @@ void block_products(const Plan& plan, const T* dy, const T* x, const Scalar<T>* 
     const int64_t stop = std::min(done + TILE, end);
     std::fill_n(sum, padded, 0);
     std::fill_n(product, padded, 0);
-    int64_t row = done;
-    for (; row + 4 <= stop; row += 4)
-      add_products<4>(dy + row * stride + start, x + row * stride + start, stride, width, center, sum, product);
-    for (; row < stop; ++row)
-      add_products<1>(dy + row * stride + start, x + row * stride + start, stride, width, center, sum, product);
+    in_tiles<T>(done, stop, width, [&](int64_t row, int64_t rows, auto number, int64_t i, int64_t left) {
+      const int64_t at = row * stride + start;
+      add_products<T, number>(dy + at, x + at, rows, stride, i, left, center, sum, product);
+    });
     for (int64_t s = first; s < last; ++s) {
       const int64_t begin = plan.segment_starts[s] - start, count = plan.segment_starts[s + 1] - start - begin;
       sums[s] += sum_of(sum + begin, count);

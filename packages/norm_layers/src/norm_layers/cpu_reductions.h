@@ -6,12 +6,14 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "cpu_vectors.h"
 
 constexpr int64_t BLOCK = 512;       // columns of a block of narrow pieces at most; plan.py cuts at the same
 constexpr int64_t TILE = 128;        // rows that are summed in the input's precision
 constexpr int64_t FIRST_ROWS = 8;    // the same for the first rows of all
+constexpr int64_t FEW_ROWS = 16;     // rows at a time
 constexpr int64_t VALUES = 4096;     // the same for values of a wide piece
 
 constexpr int64_t MARGIN = 16;       // of arrays by column, for what is written beyond their end
@@ -29,21 +31,64 @@ template <typename S> inline double sum_of(const S* values, int64_t count) {
   return sum;
 }
 
-// Add up, for each column, distances from a shift and their squares over ROWS rows.
-template <int ROWS, typename T>
-inline void add_rows(const T* x, int64_t stride, int64_t width, const Scalar<T>* shift, Scalar<T>* sums,
-                     Scalar<T>* squares) {
-  for (int64_t i = 0; i < width; i += LANES<T>) {
-    const Vector<T> center = load(shift + i);
-    Vector<T> sum = load(sums + i), square = load(squares + i);
-    for (int row = 0; row < ROWS; ++row) {
-      const T* from = x + row * stride + i;
-      const Vector<T> distance = (i + LANES<T> <= width ? load(from) : load(from, width - i)) - center;
-      sum += distance;
-      square += distance * distance;
+// Add up distances from a shift and their squares over rows, for NUMBER vectors of columns from column i on, of which
+// `left` are in the matrix.
+template <typename T, int NUMBER>
+inline void add_rows(const T* x, int64_t rows, int64_t stride, int64_t i, int64_t left, const Scalar<T>* shift,
+                     Scalar<T>* sums, Scalar<T>* squares) {
+  constexpr int64_t L = LANES<T>;
+  Vector<T> center[NUMBER], sum[NUMBER], square[NUMBER];
+  for (int k = 0; k < NUMBER; ++k) {
+    center[k] = load(shift + i + k * L);
+    sum[k] = load(sums + i + k * L);
+    square[k] = load(squares + i + k * L);
+  }
+  for (int64_t row = 0; row < rows; ++row)
+    for (int k = 0; k < NUMBER; ++k) {
+      const T* from = x + row * stride + i + k * L;
+      const Vector<T> distance = (left < L ? load(from, left) : load(from)) - center[k];
+      sum[k] += distance;
+      square[k] += distance * distance;
     }
-    store(sums + i, sum);
-    store(squares + i, square);
+  for (int k = 0; k < NUMBER; ++k) {
+    store(sums + i + k * L, sum[k]);
+    store(squares + i + k * L, square[k]);
+  }
+}
+
+// The same of output gradients, and of their products with the centred input.
+template <typename T, int NUMBER>
+inline void add_products(const T* dy, const T* x, int64_t rows, int64_t stride, int64_t i, int64_t left,
+                         const Scalar<T>* centers, Scalar<T>* sums, Scalar<T>* products) {
+  constexpr int64_t L = LANES<T>;
+  Vector<T> center[NUMBER], sum[NUMBER], product[NUMBER];
+  for (int k = 0; k < NUMBER; ++k) {
+    center[k] = load(centers + i + k * L);
+    sum[k] = load(sums + i + k * L);
+    product[k] = load(products + i + k * L);
+  }
+  for (int64_t row = 0; row < rows; ++row)
+    for (int k = 0; k < NUMBER; ++k) {
+      const int64_t at = row * stride + i + k * L;
+      const Vector<T> gradient = left < L ? load(dy + at, left) : load(dy + at);
+      sum[k] += gradient;
+      product[k] += gradient * ((left < L ? load(x + at, left) : load(x + at)) - center[k]);
+    }
+  for (int k = 0; k < NUMBER; ++k) {
+    store(sums + i + k * L, sum[k]);
+    store(products + i + k * L, product[k]);
+  }
+}
+
+// Call `some(rows, number, column, left)` for the rows from `first` to `last`, a few of them and a few vectors of columns
+// at a time, whose sums then stay in registers. `number` is a constant.
+template <typename T, typename Some> inline void in_tiles(int64_t first, int64_t last, int64_t width, Some some) {
+  constexpr int64_t L = LANES<T>;
+  for (int64_t row = first; row < last; row += FEW_ROWS) {
+    const int64_t rows = std::min(FEW_ROWS, last - row);
+    int64_t i = 0;
+    for (; i + 4 * L <= width; i += 4 * L) some(row, rows, std::integral_constant<int, 4>(), i, L);
+    for (; i < width; i += L) some(row, rows, std::integral_constant<int, 1>(), i, std::min(L, width - i));
   }
 }
 
@@ -61,9 +106,9 @@ void column_moments(const T* x, int64_t rows, int64_t stride, int64_t width, dou
       for (int64_t i = 0; i < width; ++i) shift[i] = means[i];
     std::fill_n(sum, padded, 0);
     std::fill_n(square, padded, 0);
-    int64_t row = done ? 0 : 1;
-    for (; row + 4 <= count; row += 4) add_rows<4>(x + (done + row) * stride, stride, width, shift, sum, square);
-    for (; row < count; ++row) add_rows<1>(x + (done + row) * stride, stride, width, shift, sum, square);
+    in_tiles<T>(done ? done : 1, done + count, width, [&](int64_t row, int64_t some, auto number, int64_t i, int64_t left) {
+      add_rows<T, number>(x + row * stride, some, stride, i, left, shift, sum, square);
+    });
     const double part = 1.0 / count, share = double(count) / (done + count), spread = share * done;
     if (done == 0)
       for (int64_t i = 0; i < width; ++i) {
@@ -150,25 +195,6 @@ void wide_moments(const T* matrix, const T* x, int64_t rows, int64_t stride, int
   const double offset = sum / (double(rows) * width);
   mean = shift + offset;
   square = squares - sum * offset;
-}
-
-// Add up, for each column, output gradients and their products with the centred input over ROWS rows.
-template <int ROWS, typename T>
-inline void add_products(const T* dy, const T* x, int64_t stride, int64_t width, const Scalar<T>* center,
-                         Scalar<T>* sums, Scalar<T>* products) {
-  for (int64_t i = 0; i < width; i += LANES<T>) {
-    const Vector<T> mean = load(center + i);
-    Vector<T> sum = load(sums + i), product = load(products + i);
-    for (int row = 0; row < ROWS; ++row) {
-      const int64_t at = row * stride + i;
-      const bool whole = i + LANES<T> <= width;
-      const Vector<T> gradient = whole ? load(dy + at) : load(dy + at, width - i);
-      sum += gradient;
-      product += gradient * ((whole ? load(x + at) : load(x + at, width - i)) - mean);
-    }
-    store(sums + i, sum);
-    store(products + i, product);
-  }
 }
 
 // Sums of output gradients and of their products with the centred input over a wide piece.
