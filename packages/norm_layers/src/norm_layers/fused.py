@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.autograd import forward_ad
+from torch import Tensor
 
 from norm_layers.cpu_kernel import KernelOptions, cpu_differentiate, cpu_functions, cpu_normalise
+from norm_layers.eager import is_eager, is_readable, wants_gradients
 from norm_layers.groups import Uneven
 from norm_layers.plain import affine_parameters, plain_batch_group_norm, plain_flat_group_norm, statistics_dtype
 from norm_layers.plan import MatrixLayout, batch_layout
 from norm_layers.shapes import memory_format, restore_memory_format
+from norm_layers.triton_route import triton_normalise, triton_serves
 
 
 def fused_batch_group_norm(
@@ -54,14 +55,16 @@ def fused_batch_group_norm(
     Raises:
         ValueError: As in `batch_group_norm`.
     """
-    if not _is_eager(x, weight, bias) or not x.is_cpu or x.dtype not in cpu_functions():
+    if not is_eager(x, weight, bias) or not (_cpu_serves(x) or (training and triton_serves(x))):
         return None
     channels_last = not x.is_contiguous() and memory_format(x) is not torch.contiguous_format
     layout = batch_layout(x.shape, num_groups, uneven, channels_last, training)
     if layout.num_groups == layout.num_channels:
         return None  # batch normalization, which is torch's own to the last bit
+    if x.is_cuda and layout.num_groups % layout.num_channels == 0 and layout.columns % layout.num_groups == 0:
+        return None  # groups inside channels: batch normalization of a view, in one call of torch's own
     dtype = statistics_dtype(x)
-    if not (_fits(running_mean, num_groups, dtype) and _fits(running_var, num_groups, dtype)):
+    if not (is_readable(running_mean, x, num_groups, dtype) and is_readable(running_var, x, num_groups, dtype)):
         return None
     options = KernelOptions(layout, training, momentum, unbiased_running_var, eps)
     return _normalise(x, weight, bias, running_mean, running_var, options)
@@ -82,7 +85,7 @@ def fused_flat_group_norm(
     Returns:
         The output; None where the caller is to take torch's own operations.
     """
-    if not _is_eager(x, weight, bias) or not x.is_cpu or x.dtype not in cpu_functions():
+    if not is_eager(x, weight, bias) or not _cpu_serves(x):
         return None
     num_samples, num_channels = x.shape[:2]
     layout = MatrixLayout(
@@ -109,12 +112,15 @@ def _normalise(
     """Run the kernel on x in the memory format of the layout, unless it cannot read the parameters."""
     weight, bias = affine_parameters(x, weight, bias)
     num_channels, dtype = options.layout.num_channels, statistics_dtype(x)
-    if not (_fits(weight, num_channels, dtype) and _fits(bias, num_channels, dtype)):
+    if not (is_readable(weight, x, num_channels, dtype) and is_readable(bias, x, num_channels, dtype)):
         return None
     matrix = x if x.is_contiguous() else x.contiguous(memory_format=_form(x, options.layout))
-    if torch.is_grad_enabled() and (
-        x.requires_grad or (weight is not None and weight.requires_grad) or (bias is not None and bias.requires_grad)
-    ):
+    if x.is_cuda:
+        layout, _, momentum, unbiased, eps = options
+        y = triton_normalise(
+            matrix, weight, bias, running_mean, running_var, layout, momentum=momentum, unbiased=unbiased, eps=eps
+        )
+    elif wants_gradients(x, weight, bias):
         y = _FusedNorm.apply(matrix, weight, bias, (running_mean, running_var), options)
     else:
         y, _ = cpu_normalise(matrix, weight, bias, running_mean, running_var, options)
@@ -183,27 +189,6 @@ def _plain_gradients(
     return [next(gradients) if want else None for want in wanted]
 
 
-_PLAIN_TYPES = (Tensor, nn.Parameter)
-
-
-def _is_eager(*inputs: Tensor | None) -> bool:
-    """Say whether a kernel may run: plain tensors, and nothing that wants to see torch's own operations instead."""
-    if (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or forward_ad._current_level >= 0
-        or torch._C._get_tracing_state() is not None
-    ):
-        return False
-    for values in inputs:  # noqa: SIM110 - an `all` takes twice the time
-        if values is not None and type(values) not in _PLAIN_TYPES:
-            return False
-    return True
-
-
-def _fits(values: Tensor | None, count: int, dtype: torch.dtype) -> bool:
-    """Say whether a kernel can read parameters or running statistics as they lie in memory."""
-    return values is None or (
-        values.dtype is dtype and values.is_cpu and values.numel() == count and values.is_contiguous()
-    )
+def _cpu_serves(x: Tensor) -> bool:
+    """Say whether the CPU kernel may normalise x."""
+    return x.is_cpu and x.dtype in cpu_functions()
