@@ -5,6 +5,7 @@ build it at once: each compiles a file of its own and moves it to that name in o
 """
 
 import ctypes
+import functools
 import hashlib
 import logging
 import os
@@ -17,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-_FILES = ("cpu_kernel.cpp", "cpu_plan.h", "cpu_reductions.h", "cpu_vectors.h")
-SOURCES = [Path(__file__).with_name(name) for name in _FILES]
+_UNITS = [Path(__file__).with_name(name) for name in ("cpu_kernel.cpp", "cpu_positional.cpp")]
+_HEADERS = [Path(__file__).with_name(name) for name in ("cpu_plan.h", "cpu_reductions.h", "cpu_vectors.h")]
 
 # What torch's own kernels may use on this processor is what this one may use.
 _INSTRUCTIONS = {
@@ -37,11 +38,12 @@ _SECONDS = 120
 _logger = logging.getLogger("norm_layers")
 
 
+@functools.cache
 def load_kernel() -> ctypes.CDLL | None:
     """Load the CPU kernel, built if it is not in the cache.
 
     The cache is `norm_layers` in XDG_CACHE_HOME (or ~/.cache); the compiler is CXX, or the first of c++, g++ and
-    clang++ on the path. NORM_LAYERS_KERNEL=0 goes without the kernel.
+    clang++ on the path. NORM_LAYERS_KERNEL=0 goes without any kernel.
 
     Returns:
         The library. None without a compiler that has OpenMP, or a cache that can be written to; the reason is logged
@@ -60,7 +62,8 @@ def load_kernel() -> ctypes.CDLL | None:
 def _cached_library() -> Path:
     """Give the path of the library, which is there then."""
     flags = _compiler_flags()
-    parts = [*(source.read_text(encoding="utf-8") for source in SOURCES), *flags, sys.platform, platform.machine()]
+    sources = [source.read_text(encoding="utf-8") for source in (*_UNITS, *_HEADERS)]
+    parts = [*sources, *flags, sys.platform, platform.machine()]
     name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "norm_layers"
     library = cache / f"cpu_kernel-{name}.so"
@@ -77,7 +80,7 @@ def _compile(flags: list[str], library: Path) -> None:
         raise OSError("there is no C++ compiler on the path")
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         built = Path(folder) / library.name
-        command = [*compiler.split(), *flags, str(SOURCES[0]), *_openmp_of_torch(), "-o", str(built)]
+        command = [*compiler.split(), *flags, *map(str, _UNITS), *_openmp_of_torch(), "-o", str(built)]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=_SECONDS)
         built.replace(library)
 

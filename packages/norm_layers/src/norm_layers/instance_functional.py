@@ -6,11 +6,11 @@ Legend: N batch, C channels, `spatial` any axes after them, D = C·H·W, G group
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from norm_layers.cpu_positional import fused_positional_norm
 from norm_layers.fused import fused_flat_group_norm
-from norm_layers.plain import channel_affine, plain_flat_group_norm
+from norm_layers.plain import channel_affine, plain_flat_group_norm, plain_positional_norm
 from norm_layers.shapes import Float, describe_shape, restore_memory_format
 
 
@@ -110,7 +110,5 @@ def positional_norm(
     Source:
         Li et al. 2019, "Positional Normalization", without re-injection.
     """
-    dtype = x.dtype if weight is None else torch.promote_types(x.dtype, weight.dtype)
-    channels_last = x.to(dtype).movedim(1, -1)
-    y = F.layer_norm(channels_last, (x.shape[1],), weight, bias, eps).movedim(-1, 1)
-    return restore_memory_format(y.to(x.dtype), x)
+    y = fused_positional_norm(x, weight, bias, eps=eps)
+    return plain_positional_norm(x, weight, bias, eps=eps) if y is None else y

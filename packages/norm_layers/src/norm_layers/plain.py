@@ -132,6 +132,30 @@ def plain_flat_group_norm(
     return restore_memory_format(channel_affine(y.view(x.shape), x, weight, bias), x)
 
 
+def plain_positional_norm(
+    x: Float[Tensor, "N C *spatial"],
+    weight: Float[Tensor, " C"] | None,
+    bias: Float[Tensor, " C"] | None,
+    *,
+    eps: float = 1e-5,
+) -> Float[Tensor, "N C *spatial"]:
+    """Compute `instance_functional.positional_norm` with torch's own operations.
+
+    Args:
+        x: Input of shape (N, C, *spatial).
+        weight: Scale per channel. None: 1.
+        bias: Shift per channel. None: 0.
+        eps: Added to the variance.
+
+    Returns:
+        Output of the shape, dtype and memory format of x.
+    """
+    dtype = x.dtype if weight is None else torch.promote_types(x.dtype, weight.dtype)
+    channels_last = x.to(dtype).movedim(1, -1)
+    y = F.layer_norm(channels_last, (x.shape[1],), weight, bias, eps).movedim(-1, 1)
+    return restore_memory_format(y.to(x.dtype), x)
+
+
 def channel_affine(
     y: Float[Tensor, "N C *spatial"],
     x: Float[Tensor, "N C *spatial"],
