@@ -33,7 +33,8 @@ from benchmarks.measure import (
 from benchmarks.shapes import NETS
 from benchmarks.tables import markdown
 from norm_layers import make_norm
-from norm_layers.plain import plain_batch_group_norm, plain_flat_group_norm
+from norm_layers.plain import plain_batch_group_norm, plain_flat_group_norm, plain_positional_norm
+from norm_layers.pn import PositionalNorm
 
 RESULTS = Path(__file__).with_name("results")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -64,6 +65,8 @@ class Plain(nn.Module):
             )
         if getattr(norm, "is_flat", False):
             return plain_flat_group_norm(x, norm.weight, norm.bias, num_groups=norm.num_groups, eps=norm.eps)
+        if isinstance(norm, PositionalNorm):
+            return plain_positional_norm(x, norm.weight, norm.bias, eps=norm.eps)
         return norm(x)
 
 

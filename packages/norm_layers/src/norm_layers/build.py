@@ -1,4 +1,4 @@
-"""Build the CPU kernel: C++ without headers of torch, so that it takes a second or two, once a machine.
+"""Build the CPU kernel: C++ without headers of torch, so that it takes a few seconds, once a machine.
 
 The library lies in the user's cache under a name made of its source and its compiler flags. Several processes may
 build it at once: each compiles a file of its own and moves it to that name in one step.
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-_UNITS = [Path(__file__).with_name(name) for name in ("cpu_kernel.cpp", "cpu_positional.cpp")]
+_UNITS = [Path(__file__).with_name(name) for name in ("cpu_kernel.cpp", "cpu_positional.cpp", "cpu_transpose.cpp")]
 _HEADERS = [Path(__file__).with_name(name) for name in ("cpu_plan.h", "cpu_reductions.h", "cpu_vectors.h")]
 
 # What torch's own kernels may use on this processor is what this one may use.

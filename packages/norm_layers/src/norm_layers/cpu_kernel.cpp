@@ -135,9 +135,8 @@ template <typename T, typename Mean, typename Inverse>
 Line<T> output_line(const Plan& plan, int64_t s, const Mean* means, const Inverse* inverses, const Scalar<T>* weight,
                     const Scalar<T>* bias) {
   const int64_t g = plan.segment_groups[s], c = plan.segment_channels[s];
-  const Scalar<T> inverse = inverses[g];
-  return {plan.segment_starts[s], plan.segment_starts[s + 1], Scalar<T>(means[g]), weight ? inverse * weight[c] : inverse,
-          0, bias ? bias[c] : 0};
+  const Scalar<T> inverse = inverses[g], scale = weight ? inverse * weight[c] : inverse;
+  return {plan.segment_starts[s], plan.segment_starts[s + 1], Scalar<T>(means[g]), scale, 0, bias ? bias[c] : 0};
 }
 
 // Moments of the runs of a block over the rows of a chunk.

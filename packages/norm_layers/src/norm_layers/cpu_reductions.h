@@ -1,5 +1,5 @@
-// Sums over parts of a matrix: moments of its values, and products of two matrices. Two ways each: per column over rows,
-// then over the columns of a piece, where pieces are narrow; per piece over both at once where they are wide.
+// Sums over parts of a matrix: moments of its values, and products of two matrices. Two ways each: per column over
+// rows, then over the columns of a piece, where pieces are narrow; per piece over both at once where they are wide.
 // Sums of many values run in the input's precision over a few thousand of them, and in double precision beyond.
 
 #pragma once
@@ -80,8 +80,9 @@ inline void add_products(const T* dy, const T* x, int64_t rows, int64_t stride, 
   }
 }
 
-// Call `some(rows, number, column, left)` for the rows from `first` to `last`, a few of them and a few vectors of columns
-// at a time, whose sums then stay in registers. `number` is a constant.
+// Call `some(row, rows, number, column, left)` for the rows from `first` to `last`, a few of them and a few vectors of
+// columns at a time, whose sums then stay in registers. `number`, of the vectors, is a constant; of the last vector,
+// `left` columns are there.
 template <typename T, typename Some> inline void in_tiles(int64_t first, int64_t last, int64_t width, Some some) {
   constexpr int64_t L = LANES<T>;
   for (int64_t row = first; row < last; row += FEW_ROWS) {
@@ -106,7 +107,8 @@ void column_moments(const T* x, int64_t rows, int64_t stride, int64_t width, dou
       for (int64_t i = 0; i < width; ++i) shift[i] = means[i];
     std::fill_n(sum, padded, 0);
     std::fill_n(square, padded, 0);
-    in_tiles<T>(done ? done : 1, done + count, width, [&](int64_t row, int64_t some, auto number, int64_t i, int64_t left) {
+    const int64_t first = done ? done : 1, last = done + count;
+    in_tiles<T>(first, last, width, [&](int64_t row, int64_t some, auto number, int64_t i, int64_t left) {
       add_rows<T, number>(x + row * stride, some, stride, i, left, shift, sum, square);
     });
     const double part = 1.0 / count, share = double(count) / (done + count), spread = share * done;
@@ -157,7 +159,8 @@ template <typename T> inline Vector<T> load_end(const T* matrix, const T* end, i
 
 // Mean and squared distances from it of a wide piece over some rows. The shift is the mean of one row.
 template <typename T>
-void wide_moments(const T* matrix, const T* x, int64_t rows, int64_t stride, int64_t width, double& mean, double& square) {
+void wide_moments(const T* matrix, const T* x, int64_t rows, int64_t stride, int64_t width, double& mean,
+                  double& square) {
   constexpr int64_t L = LANES<T>;
   const int64_t whole = width / L * L, left = width - whole;
   Vector<T> lanes = {};

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from norm_layers.cpu_kernel import KernelOptions, cpu_differentiate, cpu_functions, cpu_normalise
+from norm_layers.cpu_transpose import in_format
 from norm_layers.eager import is_eager, is_readable, wants_gradients
 from norm_layers.groups import Uneven
 from norm_layers.plain import affine_parameters, plain_batch_group_norm, plain_flat_group_norm, statistics_dtype
 from norm_layers.plan import MatrixLayout, batch_layout
-from norm_layers.shapes import memory_format, restore_memory_format
+from norm_layers.shapes import memory_format
 from norm_layers.triton_route import triton_normalise, triton_serves
 
 
@@ -114,7 +115,7 @@ def _normalise(
     num_channels, dtype = options.layout.num_channels, statistics_dtype(x)
     if not (is_readable(weight, x, num_channels, dtype) and is_readable(bias, x, num_channels, dtype)):
         return None
-    matrix = x if x.is_contiguous() else x.contiguous(memory_format=_form(x, options.layout))
+    matrix = x if x.is_contiguous() else in_format(x, _form(x, options.layout))
     if x.is_cuda:
         layout, _, momentum, unbiased, eps = options
         y = triton_normalise(
@@ -124,7 +125,7 @@ def _normalise(
         y = _FusedNorm.apply(matrix, weight, bias, (running_mean, running_var), options)
     else:
         y, _ = cpu_normalise(matrix, weight, bias, running_mean, running_var, options)
-    return y if matrix is x else restore_memory_format(y, x)
+    return y if matrix is x else in_format(y, memory_format(x))
 
 
 def _form(x: Tensor, layout: MatrixLayout) -> torch.memory_format:
