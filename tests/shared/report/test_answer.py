@@ -158,6 +158,40 @@ def test_incomplete_norms_are_not_ranked_over_columns(make_record):
     assert "Not ranked, because a run is missing: LN." in whole
 
 
+def test_a_run_at_another_batch_size_leaves_the_answer_as_it_is(make_record):
+    values = {"bn": [62.0, 63.0], "gn": [60.0, 61.0], "ln": [50.0, 50.5]}
+    records = runs(make_record, values, paper=[])
+    (before,) = answer(records)
+    whole, *by_column = answer([*records, make_record("bn", 30.0, batch_size=2, seed=3, paper=[])])
+    assert whole == f"{before} Batch size 2 is left out of this, because only BN ran there."
+    assert [text.partition(",")[0] for text in by_column] == ["At batch size 64", "At batch size 2"]
+
+
+def test_columns_without_shared_seeds_are_left_out_and_said(make_record):
+    records = runs(make_record, {"bn": [62.0, 63.0, 64.0], "gn": [60.0, 61.0, 62.5]}, paper=[])
+    (before,) = answer(records)
+    records += [make_record(norm, 30.0, batch_size=size, seed=3, paper=[]) for norm in ("bn", "gn") for size in (4, 2)]
+    whole, *_ = answer(records)
+    reason = "because too few norms ran there with the same seeds"
+    assert whole == f"{before} Batch sizes 4 and 2 are left out of this, {reason}."
+
+
+def test_one_norm_with_other_seeds_at_another_batch_size(make_record):
+    whole, *_ = answer([make_record(seed=0), make_record(seed=1), make_record(batch_size=2, seed=3)])
+    assert "batch size 64, only BN 60.0 ± 0.0 % (2 seeds) has been run" in whole
+
+
+def test_columns_that_more_than_half_of_the_norms_have_are_kept(make_record):
+    """Three of four norms ran at 64 and 16, and two of four at 2."""
+    records = runs(make_record, {"bn": [62.0], "gn": [60.0], "ln": [50.0], "in": [49.0]}, paper=[])
+    records += runs(make_record, {"bn": [62.0], "gn": [60.0], "ln": [50.0]}, batch_size=16, paper=[])
+    records += runs(make_record, {"bn": [62.0], "gn": [60.0]}, batch_size=2, paper=[])
+    whole, *_ = answer(records)
+    assert "averaged over batch sizes 64 and 16, BN came first" in whole
+    assert "Not ranked, because a run is missing: IN." in whole
+    assert "Batch size 2 is left out of this, because only BN and GN ran there." in whole
+
+
 @pytest.mark.parametrize(
     ("dataset", "start"),
     [
@@ -181,3 +215,37 @@ def test_degenerate_norms_are_called_so(make_record):
     records.append(make_record("in", seed=2, status="diverged", metrics={}))
     (text,) = answer(records)
     assert "IN diverged or was degenerate in 3 of 3 runs and is not ranked." in text
+
+
+def test_equal_means_share_the_first_place(make_record):
+    records = runs(make_record, {"bn": [12.5], "mine:ScaleNorm": [12.5], "gn": [10.0]}, paper=[])
+    (text,) = answer(records)
+    assert text == (
+        "On 10,000 CIFAR-10 images with ResNet-20, batch size 64, BN and ScaleNorm share the first place: 12.5 % test "
+        "top-1 accuracy (1 seed each); then GN 10.0 % (1 seed); one seed decides nothing, so run more seeds before "
+        "you choose."
+    )
+
+
+def test_equal_means_of_several_seeds_share_the_first_place(make_record):
+    records = runs(make_record, {"bn": [12.0, 13.0], "gn": [13.0, 12.0], "ln": [1.0, 1.1]}, paper=[])
+    (text,) = answer(records)
+    assert "BN and GN share the first place: 12.5 % test top-1 accuracy (2 seeds each); then LN 1.1 ± 0.1 % (2" in text
+    assert "came first" not in text
+    (text,) = answer(runs(make_record, {"bn": [12.5, 12.5], "gn": [12.5, 12.5]}, paper=[]))
+    assert text.endswith("BN and GN share the first place: 12.5 % test top-1 accuracy (2 seeds each).")
+    (text,) = answer(runs(make_record, {"bn": [12.5, 12.5], "gn": [12.5], "ln": [12.5]}, paper=[]))
+    assert text.endswith(
+        "BN, LN and GN share the first place: 12.5 % test top-1 accuracy (2, 1 and 1 seeds); one seed decides "
+        "nothing, so run more seeds before you choose."
+    )
+
+
+def test_a_norm_that_cannot_be_compared_is_named(make_record):
+    records = runs(make_record, {"bn": [62.0, 63.0], "gn": [60.0, 61.2], "ln": [59.0], "in": [58.0]}, paper=[])
+    (text,) = answer(records)
+    assert text.endswith("Not decided, for want of seeds: BN against LN and IN.")
+    (text,) = answer(runs(make_record, {"bn": [62.0], "gn": [60.0], "ln": [59.0]}, paper=[]))
+    assert text.endswith(
+        "one seed decides nothing, so run more seeds before you choose. Not decided either: BN against LN."
+    )

@@ -63,6 +63,8 @@ def test_damaged_texts_are_named(text, reason):
         ({"seed": True}, "seed must be of type int; got True"),
         ({"norm": 3}, "norm must be of type str; got 3"),
         ({"batch_size": "64"}, "batch_size must be of type int"),
+        ({"batch_size": 0}, "batch_size must be at least 1; got 0"),
+        ({"batch_size": -8}, "batch_size must be at least 1; got -8"),
         ({"metrics": []}, "metrics must be of type dict"),
         ({"metrics": {"test/top1": 61.0}}, "the metric test/top1 must be an object with a value; got 61.0"),
         ({"metrics": {"test/top1": {"value": math.nan}}}, "the metric test/top1 must be a finite number"),

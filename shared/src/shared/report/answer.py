@@ -3,14 +3,24 @@
 import math
 from collections.abc import Set
 
-from shared.report.aggregate import Cell, Grid, PaperNumber, Row, sign
+from shared.report.aggregate import Grid, PaperNumber, Row, sign
 from shared.report.cautions import doubted_norms
 from shared.report.paper import load_paper_tables
-from shared.report.ranking import Column, Standing, difference, settled, standings
-from shared.report.records import lost_verb
+from shared.report.ranking import (
+    TIE,
+    Column,
+    Standing,
+    difference,
+    lost_norms,
+    settled,
+    shared_columns,
+    standings,
+)
 from shared.report.sections import MEAN, Section
 from shared.report.statistics import Difference, summarise
 from shared.report.wording import listed, number, plural, pretty, seeds, setting_words, signed, with_unit
+
+ONE_SEED = "one seed decides nothing, so run more seeds before you choose."
 
 
 def answers(section: Section) -> list[str]:
@@ -35,15 +45,42 @@ def _answers(section: Section) -> list[str]:
     if grid.by_column:
         return [_by_metric(section, grid)]
     columns = [column for column in grid.columns if column != MEAN]
+    shared = shared_columns(grid, columns)
+    place = f"On {section.subject}{_span(grid, shared, columns)}"
+    parts = [_answer(grid, place, shared), *_left_out(grid, shared, columns)]
+    first = " ".join(parts) + _paper_first(grid, shared)
     if len(columns) == 1:
-        place = f"On {section.subject}{_size(grid, columns[0])}"
-        return [_answer(grid, place, columns) + _paper_first(grid, columns)]
-    span = f"{grid.column_name}s {columns[0]} to {columns[-1]}"
-    if grid.column_name != "batch size":
-        span = f"all {len(columns)} columns ({grid.column_name} {listed([str(column) for column in columns])})"
-    place = f"On {section.subject}, averaged over {span}"
-    first = _answer(grid, place, columns) + _paper_first(grid, columns)
+        return [first]
     return [first] + [_answer(grid, f"At {grid.column_name} {column}", [column]) for column in columns]
+
+
+def _span(grid: Grid, shared: list[Column], columns: list[Column]) -> str:
+    """Say over which columns an answer is."""
+    names = listed([str(column) for column in shared])
+    if len(shared) == 1:
+        return _size(grid, shared[0]) or (f", {grid.column_name} {names}" if len(columns) > 1 else "")
+    if grid.column_name == "batch size":
+        span = f"{shared[0]} to {shared[-1]}" if len(shared) == len(columns) else names
+        return f", averaged over batch sizes {span}"
+    number = f"all {len(columns)}" if len(shared) == len(columns) else f"{len(shared)} of {len(columns)}"
+    return f", averaged over {number} columns ({grid.column_name} {names})"
+
+
+def _left_out(grid: Grid, shared: list[Column], columns: list[Column]) -> list[str]:
+    """Name the columns that are not in an answer, with the reason."""
+    others = [column for column in columns if column not in shared]
+    rows = [row for row in grid.rows if any(_ran(grid, row, column) for column in others)]
+    if not rows:
+        return []
+    names = f"{grid.column_name.capitalize()}{'s' if others[1:] else ''} {listed([str(each) for each in others])}"
+    few = 2 * len(rows) <= sum(any(_ran(grid, row, column) for column in columns) for row in grid.rows)
+    who = f"only {listed([row.label for row in rows])} ran there" if few else None
+    reason = who or "too few norms ran there with the same seeds"
+    return [f"{names} {'are' if others[1:] else 'is'} left out of this, because {reason}."]
+
+
+def _ran(grid: Grid, row: Row, column: Column) -> bool:
+    return (row, column) in grid.cells and bool(grid.cells[row, column].runs)
 
 
 def _by_metric(section: Section, grid: Grid) -> str:
@@ -77,19 +114,47 @@ def _ranking(grid: Grid, place: str, ranked: list[Standing], *, complete: bool) 
     if len(ranked) == 1:
         alone = "has been run" if complete else "is complete"
         return f"{place}, only {_with_value(ranked[0], unit)} {alone}: there is nothing to compare it with yet."
-    first, second, *others = ranked
-    direction = sign(grid.metric)
-    text = (
-        f"{place}, {first.row.label} came first: {_value(first, unit, what='' if grid.name in place else grid.name)}; "
-        f"then {_with_value(second, unit)}; {_verdict(difference(first, second), unit, direction)}"
-    )
-    close = [each.row.label for each in others if settled(difference(first, each), direction=direction) is False]
-    if close:
+    first, *others = ranked
+    best = first.summary.mean
+    level = [first, *(each for each in others if abs(each.summary.mean - best) < TIE)]
+    others = others[len(level) - 1 :]
+    what = "" if grid.name in place else f" {grid.name}"
+    if len(level) > 1:
+        names = listed([each.row.label for each in level])
+        value = with_unit(number(best, unit, digits=1), unit)
+        text = f"{place}, {names} share the first place: {value}{what} ({_seeds_each(level)})"
+    else:
+        text = f"{place}, {first.row.label} came first: {_value(first, unit, what=what)}"
+    if others:
+        text += (
+            f"; then {_with_value(others[0], unit)}; {_verdict(difference(first, others[0]), unit, sign(grid.metric))}"
+        )
+    else:
+        text += f"; {ONE_SEED}" if any(each.summary.n == 1 for each in level) else "."
+    return text + _others(first, others, sign(grid.metric))
+
+
+def _others(first: Standing, others: list[Standing], direction: float) -> str:
+    """Say of the norms after the second which are inside the noise of the first, and which not, or not known."""
+    decided = {each.row.label: settled(difference(first, each), direction=direction) for each in others}
+    second, *rest = decided or [""]
+    text = ""
+    if close := [label for label in rest if decided[label] is False]:
         text += f" Also inside the noise of {first.row.label}: {listed(close)}."
-    behind = [each.row.label for each in others if settled(difference(first, each), direction=direction)]
-    if behind:
+    if behind := [label for label in rest if decided[label]]:
         text += f" Behind {first.row.label} by more than the noise: {listed(behind)}."
+    if unknown := [label for label in rest if decided[label] is None]:
+        start = "Not decided either" if decided[second] is None else "Not decided, for want of seeds"
+        text += f" {start}: {first.row.label} against {listed(unknown)}."
     return text
+
+
+def _seeds_each(level: list[Standing]) -> str:
+    """Write the numbers of seeds of norms that share a place: "3 seeds each", "3 and 2 seeds"."""
+    numbers = [each.summary.n for each in level]
+    if len(set(numbers)) == 1:
+        return f"{seeds(numbers[0])} each"
+    return f"{listed([str(n) for n in numbers])} seeds"
 
 
 def _with_value(standing: Standing, unit: str) -> str:
@@ -99,8 +164,7 @@ def _with_value(standing: Standing, unit: str) -> str:
 def _value(standing: Standing, unit: str, *, what: str = "") -> str:
     summary = standing.summary
     spread = f" ± {number(summary.deviation, unit, digits=1)}" if summary.deviation is not None else ""
-    name = f" {what}" if what else ""
-    return f"{with_unit(number(summary.mean, unit, digits=1) + spread, unit)}{name} ({seeds(summary.n)})"
+    return f"{with_unit(number(summary.mean, unit, digits=1) + spread, unit)}{what} ({seeds(summary.n)})"
 
 
 def _verdict(lead: Difference, unit: str, direction: float) -> str:
@@ -111,7 +175,7 @@ def _verdict(lead: Difference, unit: str, direction: float) -> str:
             "nothing yet: run more seeds."
         )
     if lead.low is None or lead.high is None:
-        return "one seed decides nothing, so run more seeds before you choose."
+        return ONE_SEED
     if direction * lead.mean < 0:
         return "on the seeds that both ran the order is the other way round, so this decides nothing."
     low, high = (signed(bound, unit) for bound in (lead.low, lead.high))
@@ -161,14 +225,10 @@ def _paper_place(grid: Grid, papers: list[PaperNumber], columns: list[Column]) -
 
 
 def _diverged(grid: Grid, columns: list[Column]) -> list[str]:
-    sentences = []
-    for row in grid.rows:
-        cells: list[Cell] = [grid.cells[row, column] for column in columns if (row, column) in grid.cells]
-        lost, total = sum(cell.num_diverged for cell in cells), sum(len(cell.runs) for cell in cells)
-        if lost:
-            how = lost_verb(next(cell.lost_as for cell in cells if cell.num_diverged))
-            sentences.append(f"{row.label} {how} in {lost} of {plural(total, 'run')} and is not ranked.")
-    return sentences
+    return [
+        f"{lost.row.label} {lost.verb} in {lost.num_lost} of {plural(lost.num_runs, 'run')} and is not ranked."
+        for lost in lost_norms(grid, columns)
+    ]
 
 
 def _incomplete(grid: Grid, columns: list[Column], ranked: Set[Row]) -> list[str]:

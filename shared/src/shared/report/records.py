@@ -140,9 +140,9 @@ def parse_record(text: str | None) -> Record:
         The record.
 
     Raises:
-        BadRecordError: Not JSON, another schema, a required field is missing or has the wrong type, a finished
-            run has a metric that is not a finite number, its items do not fit a metric, or its profiles or warnings
-            are not what they should be.
+        BadRecordError: Not JSON, another schema, a required field is missing or has the wrong type, the batch size
+            is below 1, a finished run has a metric that is not a finite number, its items do not fit a metric, or its
+            profiles or warnings are not what they should be.
     """
     if text is None:
         raise BadRecordError("the file cannot be read as UTF-8 text")
@@ -165,6 +165,9 @@ def _build(raw: dict[str, Any]) -> Record:
         raise BadRecordError(f"status must be one of {', '.join(STATUSES)}; got {status!r}")
     headline = require(raw, "headline", str)
     metrics = _metrics(require(raw, "metrics", dict), done=status == "done")
+    batch_size = optional(raw, "batch_size", int, None)
+    if batch_size is not None and batch_size < 1:
+        raise BadRecordError(f"batch_size must be at least 1; got {batch_size}")
     if status == "done" and headline not in metrics:
         raise BadRecordError(f"metrics must hold the headline {headline}; got {', '.join(metrics) or 'none'}")
     return Record(
@@ -178,7 +181,7 @@ def _build(raw: dict[str, Any]) -> Record:
         raw=raw,
         config=optional(raw, "config", str, "?"),
         num_groups=optional(raw, "num_groups", int, None),
-        batch_size=optional(raw, "batch_size", int, None),
+        batch_size=batch_size,
         axes=optional(raw, "axes", dict, {}),
         model=optional(raw, "model", str, "?"),
         dataset=optional(raw, "dataset", dict, {}),
