@@ -123,7 +123,7 @@ def render_page(sections: Sequence[Section], left_out: Sequence[LeftOut], *, pub
             _introduction(num_runs, sum(own), len(sections), left_out),
             _overview(sections),
             _how_to_read(sections),
-            ranks_html(rank_summaries(sections)),
+            ranks_html(rank_summaries(sections, published=published)),
         ]
         spent = 0
         for number, section in enumerate(sections, start=1):

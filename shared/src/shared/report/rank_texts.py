@@ -1,16 +1,21 @@
 """The rank summary as HTML, Markdown, CSV and as a critical-difference diagram."""
 
+import math
 from collections.abc import Sequence
 
+from shared.report.aggregate import Row
 from shared.report.figures import Figure, drawing, inline_svg, norm_style
 from shared.report.markup import data_table, element, escape, paragraph, row_header
-from shared.report.ranks import RankSummary, TaskRanks
-from shared.report.tables import csv_text, markdown_line
+from shared.report.ranks import RankSummary, TaskRanks, headline_grid
+from shared.report.tables import csv_text, flat, markdown_line
 from shared.report.wording import listed, number, plural, pretty, with_unit
 
 HEADING = "Over all tasks"
 STEM = "ranks"
-FIELDS = ("num_tasks", "norm", "task", "config", "metric", "mean", "unit", "rank", "mean_rank", "critical_difference")
+FIELDS = (
+    "num_tasks", "norm", "task", "config", "metric", "mean", "unit", "lost", "rank", "mean_rank", "test",
+    "critical_difference",
+)  # fmt: skip
 
 
 def verdict(summary: RankSummary) -> str:
@@ -21,19 +26,41 @@ def verdict(summary: RankSummary) -> str:
     lead = [row for row in others if summary.mean_ranks[row.norm] - best < 1e-9]
     names = listed([first.label, *(row.label for row in lead)])
     text = f"Over {tasks}, {names} {'share' if lead else 'has'} the best mean rank ({best:.2f})"
-    apart = [row.label for row in others if summary.mean_ranks[row.norm] - best >= summary.critical_difference]
-    text += f"; the critical difference is {summary.critical_difference:.2f} (Nemenyi, 95\u00a0%), so "
+    apart = [row.label for row in others if summary.apart(first, row)]
+    critical = summary.critical_difference
+    if math.isinf(critical):
+        ties = " without ties" if len(summary.tasks) > 5 else ""
+        return (
+            f"{text}, which decides nothing: over fewer than 6 tasks{ties} no ranks of two norms differ by more than "
+            f"chance ({_test(summary)}, 95\u00a0%)."
+        )
+    text += f"; the critical difference is {critical:.2f} ({_test(summary)}, 95\u00a0%), so "
     if not apart:
         return text + "no norm can be told apart from it by ranks over so few tasks."
     return text + f"{listed(apart)} {'is' if len(apart) == 1 else 'are'} behind by more than chance."
 
 
+def _test(summary: RankSummary) -> str:
+    return "exact sign test" if len(summary.rows) == 2 else "Nemenyi"
+
+
+def absence(summary: RankSummary) -> str:
+    """Name the norms of the tasks' tables that are not in the summary; empty without one."""
+    if not summary.absent:
+        return ""
+    have = "it has" if len(summary.absent) == 1 else "they have"
+    names = listed(list(summary.absent))
+    return f"Not in this table, because {have} no complete runs in each of these tasks: {names}."
+
+
 def notes() -> str:
     """Say how a rank is made and what it hides."""
     return (
-        "Rank 1 is the best headline number of a task, a mean over seeds and columns. Each task counts once, through "
-        "its experiment that ran these norms most often. A rank hides by how much, and the noise within a task: read "
-        "the tables below before you choose. Nemenyi's test as in Demšar (JMLR 2006)."
+        "Rank 1 is the best headline number of a task, a mean over seeds and columns; a norm that diverged there, or "
+        "was degenerate, comes last. Each task counts once, through its experiment with most runs of these norms, "
+        "your own before published ones. A rank hides by how much, and the noise within a task: read the tables below "
+        "before you choose. Nemenyi's test as in Demšar (JMLR 2006); for two norms, whose ranks it would part too "
+        "easily over few tasks, the exact sign test."
     )
 
 
@@ -46,14 +73,21 @@ def ranks_html(summaries: Sequence[RankSummary]) -> str:
         parts += [paragraph(verdict(summary), class_="" if place else "lead"), _table(summary)]
         figure = rank_figure(summary)
         drawn = element("figure", inline_svg(figure, f"r{place}"), aria_label=figure.title)
+        parts += [paragraph(missing, class_="note")] if (missing := absence(summary)) else []
         parts.append(element("div", drawn, class_="figures"))
     return "\n".join([*parts, paragraph(notes(), class_="note")])
 
 
 def _names(summary: RankSummary) -> list[str]:
-    """Name the tasks, with their configs."""
-    firsts = (task.section.experiments[0].first for task in summary.tasks)
-    return [f"{pretty(first.task)}, {first.config}" for first in firsts]
+    """Name the tasks, with their configs, and the columns and the origin where they are not what one would think."""
+    names = []
+    for task in summary.tasks:
+        first = task.section.experiments[0].first
+        words = [pretty(first.task), first.config]
+        if task.only:
+            words.append(f"{headline_grid(task.section).column_name} {listed([str(each) for each in task.only])}")
+        names.append(f"{', '.join(words)}{' (published)' if task.published else ''}")
+    return names
 
 
 def _table(summary: RankSummary) -> str:
@@ -75,7 +109,11 @@ def _rank(rank: float) -> str:
 
 
 def _mean(task: TaskRanks, norm: str) -> str:
-    return with_unit(number(task.means[norm], task.unit), task.unit)
+    """Write a norm's number in a task, or how it came to none: "diverged", "diverged in 1 of 3 runs"."""
+    if norm in task.means:
+        return with_unit(number(task.means[norm], task.unit), task.unit)
+    lost = task.lost[norm]
+    return lost.how if lost.num_lost == lost.num_runs else f"{lost.how} in {lost.num_lost} of {lost.num_runs} runs"
 
 
 def ranks_markdown(summaries: Sequence[RankSummary]) -> str:
@@ -89,6 +127,7 @@ def ranks_markdown(summaries: Sequence[RankSummary]) -> str:
             lines.append(markdown_line([name, *cells]))
         means = (f"{summary.mean_ranks[row.norm]:.2f}" for row in summary.rows)
         lines += [markdown_line(["mean rank", *means]), ""]
+        lines += [flat(missing), ""] if (missing := absence(summary)) else []
     return "\n".join([*lines, notes(), ""]) if summaries else ""
 
 
@@ -96,14 +135,17 @@ def ranks_csv(summaries: Sequence[RankSummary]) -> str:
     """Write the summaries as CSV, one line per norm and task."""
     return csv_text(
         FIELDS,
-        [
-            (len(summary.tasks), row.norm, first.task, first.config, first.headline, task.means[row.norm], task.unit,
-             task.ranks[row.norm], summary.mean_ranks[row.norm], summary.critical_difference)
-            for summary in summaries
-            for row in summary.rows
-            for task in summary.tasks
-            for first in [task.section.experiments[0].first]
-        ],
+        [_csv_line(summary, row, task) for summary in summaries for row in summary.rows for task in summary.tasks],
+    )
+
+
+def _csv_line(summary: RankSummary, row: Row, task: TaskRanks) -> tuple[object, ...]:
+    first, norm = task.section.experiments[0].first, row.norm
+    lost = _mean(task, norm) if norm in task.lost else ""
+    critical = summary.critical_difference if math.isfinite(summary.critical_difference) else None
+    return (
+        len(summary.tasks), norm, first.task, first.config, first.headline, task.means.get(norm), task.unit, lost,
+        task.ranks[norm], summary.mean_ranks[norm], _test(summary), critical,
     )  # fmt: skip
 
 

@@ -1,24 +1,55 @@
-"""The norms' ranks over tasks, with the critical difference of the Nemenyi test.
+"""The norms' ranks over tasks, with the critical difference of the Nemenyi test; of two norms, of the sign test.
 
-Each task counts once, whatever its number of runs; a rank tells the order within a task and not by how much.
+Each task counts once, whatever its number of runs; a rank tells the order within a task and not by how much. A norm
+that diverged in a task, or was degenerate, comes last there.
 
 Source: J. Demšar, Statistical comparisons of classifiers over multiple data sets, JMLR 7, 2006.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
 from statistics import NormalDist
 
-from shared.report.aggregate import Grid, Row, sign
-from shared.report.ranking import Standing, standings
+from shared.report.aggregate import Grid, Row, norm_labels, sign
+from shared.report.ranking import TIE, Column, Lost, Standing, lost_norms, shared_columns, standings
 from shared.report.sections import MEAN, Section
 
 LEVEL = 0.95
 MAX_SUMMARIES = 3
-TIE = 1e-9
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A section that may stand for its task.
+
+    Args:
+        section: The section.
+        columns: The columns of its headline table that are compared.
+        ranked: The norms with a number, by name.
+        lost: The norms that came to none, by name.
+    """
+
+    section: Section
+    columns: tuple[Column, ...]
+    ranked: Mapping[str, Standing]
+    lost: Mapping[str, Lost]
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+        return self.section.experiments[0].first.task
+
+    @property
+    def norms(self) -> frozenset[str]:
+        """The norms that have a place."""
+        return frozenset(self.ranked) | frozenset(self.lost)
+
+    def tells_of(self, norms: Set[str]) -> bool:
+        """Whether these norms all have a place, and one of them has a number."""
+        return norms <= self.norms and not norms.isdisjoint(self.ranked)
 
 
 @dataclass(frozen=True)
@@ -27,15 +58,21 @@ class TaskRanks:
 
     Args:
         section: Where the numbers are from.
-        means: Headline number by norm: the mean over the columns of the section's table.
-        ranks: 1 for the best; norms with equal numbers share the mean of their ranks.
+        means: Headline number by norm: the mean over the columns; of those that have one.
+        lost: The others.
+        ranks: 1 for the best; norms with equal numbers share the mean of their ranks, and so do lost ones.
         unit: Unit of the means.
+        only: The columns of the means, where they are not all that the section's table has; else empty.
+        published: Whether no run is the reader's own, while others in the report are.
     """
 
     section: Section
     means: Mapping[str, float]
+    lost: Mapping[str, Lost]
     ranks: Mapping[str, float]
     unit: str
+    only: tuple[Column, ...] = ()
+    published: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,64 +83,72 @@ class RankSummary:
         rows: The norms, the best mean rank first.
         tasks: One entry a task.
         mean_ranks: By norm.
-        critical_difference: Two mean ranks that differ by less could be the same, at 95 %.
+        critical_difference: Two mean ranks that differ by less could be the same, at 95 %. Infinite: any could.
+        absent: Norms of these tasks' tables that have no place in each of them, as the reader sees them.
     """
 
     rows: tuple[Row, ...]
     tasks: tuple[TaskRanks, ...]
     mean_ranks: Mapping[str, float]
     critical_difference: float
+    absent: tuple[str, ...] = ()
+
+    def apart(self, first: Row, second: Row) -> bool:
+        """Whether two norms' mean ranks differ by more than chance."""
+        gap = abs(self.mean_ranks[first.norm] - self.mean_ranks[second.norm])
+        return gap >= self.critical_difference - TIE
 
     @property
     def cliques(self) -> list[tuple[Row, ...]]:
         """The largest sets of neighbouring norms whose mean ranks differ by less than the critical difference."""
         found: list[tuple[Row, ...]] = []
         for start, row in enumerate(self.rows):
-            first = self.mean_ranks[row.norm]
-            close = [other for other in self.rows[start:] if self.mean_ranks[other.norm] - first <
-                     self.critical_difference]  # fmt: skip
+            close = [other for other in self.rows[start:] if not self.apart(row, other)]
             if len(close) > 1 and not (found and found[-1][-1] == close[-1]):
                 found.append(tuple(close))
         return found
 
 
-def rank_summaries(sections: Sequence[Section]) -> list[RankSummary]:
+def rank_summaries(sections: Sequence[Section], *, published: Set[str] = frozenset()) -> list[RankSummary]:
     """Rank the norms over the tasks.
 
-    A task is represented by its experiment that ranked all these norms and has most runs; scores play no part in the
-    choice. Controls take no part.
+    A task is represented by its experiment in which all these norms have a place: one with the reader's own runs of
+    them before a published one, then the one with most runs of them; scores play no part in the choice. Controls take
+    no part.
 
     Args:
         sections: The report's.
+        published: Names of the runs that came with the suite and are not the reader's.
 
     Returns:
         One summary for each number of tasks, with the largest set of norms that so many tasks have run: most tasks
         first, at most `MAX_SUMMARIES`. Empty where no two norms were run in two tasks.
     """
-    candidates = [(section, ranked) for section in sections if (ranked := _standings(section))]
-    sets = {frozenset(ranked) for _, ranked in candidates}
+    candidates = [each for section in sections if (each := _candidate(section)).ranked]
+    sets = {each.norms for each in candidates}
     sets |= {first & second for first, second in combinations(sorted(sets, key=sorted), 2)}
     sets |= {first & second for first, second in combinations(sorted(sets, key=sorted), 2)}
     best: dict[int, frozenset[str]] = {}
     for norms in sorted((each for each in sets if len(each) > 1), key=lambda each: (-len(each), sorted(each))):
-        num_tasks = len({section.experiments[0].first.task for section, ranked in candidates if norms <= set(ranked)})
+        num_tasks = len({each.task for each in candidates if each.tells_of(norms)})
         if num_tasks > 1:
             best.setdefault(num_tasks, norms)
     chosen, largest = [], 0
     for num_tasks in sorted(best, reverse=True):
         if len(best[num_tasks]) > largest:
             largest = len(best[num_tasks])
-            chosen.append(_summary(best[num_tasks], candidates))
+            chosen.append(_summary(best[num_tasks], candidates, published))
     return chosen[:MAX_SUMMARIES]
 
 
-def _standings(section: Section) -> dict[str, Standing]:
-    """Return the ranked norms of a section's headline table."""
+def _candidate(section: Section) -> Candidate:
+    """Rank the norms of a section's headline table; none of a control."""
     if section.is_control:
-        return {}
+        return Candidate(section, (), {}, {})
     grid = headline_grid(section)
-    ranked = standings(grid, [column for column in grid.columns if column != MEAN])
-    return {standing.row.norm: standing for standing in ranked}
+    columns = shared_columns(grid, [column for column in grid.columns if column != MEAN])
+    ranked = {standing.row.norm: standing for standing in standings(grid, columns)}
+    return Candidate(section, tuple(columns), ranked, {lost.row.norm: lost for lost in lost_norms(grid, columns)})
 
 
 def headline_grid(section: Section) -> Grid:
@@ -112,24 +157,38 @@ def headline_grid(section: Section) -> Grid:
     return min(section.grids[0].parts, key=lambda part: part.metric != headline)
 
 
-def _summary(norms: frozenset[str], candidates: Sequence[tuple[Section, Mapping[str, Standing]]]) -> RankSummary:
-    by_task: dict[str, tuple[Section, Mapping[str, Standing]]] = {}
-    for section, ranked in candidates:
-        task = section.experiments[0].first.task
-        if norms <= set(ranked) and (task not in by_task or len(section.records) > len(by_task[task][0].records)):
-            by_task[task] = (section, ranked)
-    tasks = tuple(_task_ranks(section, {norm: ranked[norm] for norm in norms}) for section, ranked in by_task.values())
+def _summary(norms: frozenset[str], candidates: Sequence[Candidate], published: Set[str]) -> RankSummary:
+    by_task: dict[str, tuple[tuple[int, int], Candidate]] = {}
+    for candidate in candidates:
+        if candidate.tells_of(norms):
+            runs = [record.run for record in candidate.section.headline_records if record.norm in norms]
+            weight = (sum(run not in published for run in runs), len(runs))
+            known = by_task.get(candidate.task)
+            if known is None or weight > known[0]:
+                by_task[candidate.task] = (weight, candidate)
+    mixed = any(own for (own, _), _ in by_task.values())
+    chosen = [each for _, each in by_task.values()]
+    tasks = tuple(_task_ranks(each, norms, published=mixed and not own) for (own, _), each in by_task.values())
     mean_ranks = {norm: math.fsum(task.ranks[norm] for task in tasks) / len(tasks) for norm in norms}
-    labels = {norm: next(iter(by_task.values()))[1][norm].row for norm in norms}
+    labels = {row.norm: row for row in headline_grid(chosen[0].section).rows}
     rows = tuple(labels[norm] for norm in sorted(norms, key=lambda norm: (mean_ranks[norm], norm)))
-    return RankSummary(rows, tasks, mean_ranks, critical_difference(len(norms), len(tasks)))
+    num_ties = sum(len(set(task.ranks.values())) == 1 for task in tasks)
+    present = {record.norm for each in chosen for record in each.section.records}
+    absent = tuple(label for norm, label in norm_labels(present).items() if norm not in norms)
+    critical = critical_difference(len(norms), len(tasks), num_ties=num_ties)
+    return RankSummary(rows, tasks, mean_ranks, critical, absent)
 
 
-def _task_ranks(section: Section, ranked: Mapping[str, Standing]) -> TaskRanks:
-    grid = headline_grid(section)
+def _task_ranks(candidate: Candidate, norms: frozenset[str], *, published: bool) -> TaskRanks:
+    grid = headline_grid(candidate.section)
     unit = next((cell.unit for cell in grid.cells.values() if cell.unit), "")
-    means = {norm: standing.summary.mean for norm, standing in sorted(ranked.items())}
-    return TaskRanks(section, means, ranks_of(means, direction=sign(grid.metric)), unit)
+    means = {norm: candidate.ranked[norm].summary.mean for norm in sorted(norms & candidate.ranked.keys())}
+    lost = {norm: candidate.lost[norm] for norm in sorted(norms & candidate.lost.keys())}
+    last = 0.5 * (len(means) + 1 + len(norms))
+    ranks = ranks_of(means, direction=sign(grid.metric)) | dict.fromkeys(lost, last)
+    used = {column for column in grid.columns if column != MEAN} != set(candidate.columns)
+    only = candidate.columns if used else ()
+    return TaskRanks(candidate.section, means, lost, ranks, unit, only, published)
 
 
 def ranks_of(values: Mapping[str, float], *, direction: float) -> dict[str, float]:
@@ -146,21 +205,49 @@ def ranks_of(values: Mapping[str, float], *, direction: float) -> dict[str, floa
     }  # fmt: skip
 
 
-def critical_difference(num_norms: int, num_tasks: int) -> float:
+def critical_difference(num_norms: int, num_tasks: int, *, num_ties: int = 0) -> float:
     r"""Return the critical difference of two mean ranks.
 
     .. math:: CD = \frac{q}{\sqrt 2} \sqrt{\frac{k (k + 1)}{6 N}}
 
+    Of two norms the distribution is known exactly, and over few tasks the formula would find differences too often:
+    for k = 2 it is the least difference that the two-sided sign test takes for more than chance.
+
     Args:
         num_norms: k, at least 2.
         num_tasks: N, at least 1.
+        num_ties: Number of tasks in which two norms have the same rank; these tell the sign test nothing. Not used
+            for k > 2.
 
     Returns:
-        CD, with q the 95 % quantile of the range of k standard normal variables.
+        CD, with q the 95 % quantile of the range of k standard normal variables. Infinite where no difference can be
+        told from chance: of two norms, over fewer than 6 tasks without ties.
 
-    Source: Demšar 2006, section 3.2.2.
+    Source: Demšar 2006, sections 3.1.4 and 3.2.2.
     """
+    if num_norms == 2:
+        return sign_test_difference(num_tasks - num_ties) / num_tasks
     return range_quantile(num_norms) / math.sqrt(2) * math.sqrt(num_norms * (num_norms + 1) / (6 * num_tasks))
+
+
+def sign_test_difference(num_tasks: int) -> float:
+    r"""Return the least number of wins minus losses that the exact two-sided sign test takes for more than chance.
+
+    .. math:: P(|W - L| \ge d) = 2 \sum_{i \le (n - d) / 2} \binom{n}{i} 2^{-n} \le 0.05
+
+    Args:
+        num_tasks: n, tasks without ties.
+
+    Returns:
+        d; infinite where even n wins are not enough.
+    """
+    least, tail = math.inf, 0
+    for losses in range((num_tasks + 1) // 2):
+        tail += math.comb(num_tasks, losses)
+        if 2 * tail > (1 - LEVEL) * 2**num_tasks:
+            break
+        least = num_tasks - 2 * losses
+    return least
 
 
 @cache

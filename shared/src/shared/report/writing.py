@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 from shared.report.answer import answers
@@ -40,14 +40,14 @@ def write_report(found: RecordSet, out: Path) -> list[Section]:
     replace_file(out / "report.html", render_page(sections, found.left_out, published=found.published))
     replace_file(out / "results.csv", runs_csv(found.records))
     replace_file(out / "results.md", results_markdown(sections, found))
-    write_folder(out / "tables", table_files(sections))
+    write_folder(out / "tables", table_files(sections, published=found.published))
     return sections
 
 
-def table_files(sections: Sequence[Section]) -> dict[str, str]:
-    """Name and content of every table file."""
+def table_files(sections: Sequence[Section], *, published: Set[str] = frozenset()) -> dict[str, str]:
+    """Name and content of every table file; `published` names the runs that are not the reader's."""
     files = {name: text for section in sections for name, text in section_files(section).items()}
-    return files | rank_files(rank_summaries(sections))
+    return files | rank_files(rank_summaries(sections, published=published))
 
 
 def section_files(section: Section) -> dict[str, str]:
@@ -87,7 +87,7 @@ def results_markdown(sections: Sequence[Section], found: RecordSet) -> str:
     lines = [f"# {TITLE}", ""]
     if not sections:
         lines += ["There are no finished runs yet. Make one: `make task=classification norm=bgn`.", ""]
-    if summaries := rank_summaries(sections):
+    if summaries := rank_summaries(sections, published=found.published):
         lines += [f"## {HEADING}", "", ranks_markdown(summaries)]
     for section in sections:
         lines += [f"## {section.heading}", "", answers(section)[0], ""]
