@@ -43,7 +43,7 @@ def test_another_setting_is_another_experiment(make_record, changes):
     "changes",
     [
         {"seed": 1},
-        {"commit": "fff"},
+        {"seed": 1, "commit": "fff"},
         {"device": "cuda"},
         {"num_groups": 4},
         {"readings": ["another"]},
@@ -185,3 +185,38 @@ def test_experiments_come_in_the_order_of_the_papers_tables(make_record):
 def test_slugs_are_fit_for_files(make_record):
     (experiment,) = split_into_experiments(parse([make_record(config="../é x", model="a/b")]))
     assert set(experiment.slug) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
+
+
+def test_a_seed_that_ran_under_two_commits_counts_once_by_the_newest(make_record):
+    times = {"old": "2026-11-22T18:00:00+00:00", "new": "2026-11-23T01:00:00+08:00", "newest": "2026-11-22T18:00:01Z"}
+    records = [
+        make_record("bgn", seed=seed, commit=commit, finished=times[commit], suffix=commit)
+        for seed in range(2)
+        for commit in ("newest", "new", "old")
+    ]
+    records.append(make_record("bgn", seed=2, commit="old", finished=times["old"]))
+    records.append(make_record("bgn", seed=0, commit="newest", finished=times["old"], suffix="again"))
+    records.append(make_record("bgn", seed=0, commit="new", num_groups=4, finished=times["new"], suffix="groups"))
+    (experiment,) = split_into_experiments(parse(records))
+    kept = {(record.seed, record.num_groups): record.commit for record in experiment.records}
+    assert kept == {(0, 256): "newest", (1, 256): "newest", (2, 256): "old", (0, 4): "new"}
+    assert len(experiment.records) == 5
+    assert sorted(record.commit for record in experiment.superseded) == ["new", "new", "old", "old"]
+
+
+def test_a_lost_run_of_a_newer_commit_supersedes_a_number(make_record):
+    old = make_record(suffix="old", commit="old", finished="2026-11-22T18:00:00+00:00")
+    new = make_record(suffix="new", commit="new", finished="2026-11-23T18:00:00+00:00", status="diverged", metrics={})
+    (experiment,) = split_into_experiments(parse([old, new]))
+    assert [record.commit for record in experiment.records] == ["new"]
+
+
+@pytest.mark.parametrize("finished", [None, "yesterday", 7, "2026-11-22T18:00:00"])
+def test_runs_without_a_time_are_older_than_those_with_one(make_record, finished):
+    unknown = make_record(suffix="a", commit="zzz", finished=finished)
+    known = make_record(suffix="b", commit="aaa", finished="2026-11-22T18:00:00+00:01" if finished is None else
+                        "2027-01-01T00:00:00+00:00")  # fmt: skip
+    (experiment,) = split_into_experiments(parse([unknown, known]))
+    assert [record.commit for record in experiment.records] == ["aaa"]
+    (experiment,) = split_into_experiments(parse([unknown | {"run": "c", "commit": "yyy"}, unknown]))
+    assert len(experiment.records) == 1

@@ -94,6 +94,36 @@ def test_several_commits_and_changes_are_warned_of(make_record, parse_page):
     assert "Mind:" not in "\n".join(parse_page(render([make_record()])).texts)
 
 
+def test_a_rerun_under_another_commit_is_never_averaged_and_is_said(make_record, parse_page, write_runs, tmp_path):
+    records = [make_record("bn", 50.0), make_record("bgn", 52.0, finished="2026-11-22T17:00:00+00:00")]
+    records.append(make_record("bgn", 92.0, commit="bbb", suffix="new"))
+    write_report(read_records(runs=write_runs(records), results=None), tmp_path / "out")
+    page = parse_page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+    assert page.tables[0][2][1].startswith("92.00 (1) G = 256")
+    older = f"{records[1]['run']} (commit abc1234)"
+    assert f"seed 0: 92.00 [91.00, 93.00]; left out, because its seed ran again under another commit: {older}" in (
+        page.titles
+    )
+    line = (
+        "Mind: 1 run is left out, because its seed was run again under another commit, and values of different "
+        f"commits are never averaged into one; the newest counts: {older}."
+    )
+    assert line in page.texts
+    assert f"* {line}" in (tmp_path / "out" / "results.md").read_text(encoding="utf-8").splitlines()
+    assert "72.00" not in "\n".join(page.texts)
+    assert "3 training runs" in "\n".join(page.texts)
+
+
+def test_how_to_read_tells_what_becomes_of_several_commits(make_record, parse_page):
+    text = "\n".join(parse_page(render([make_record()])).texts)
+    assert (
+        "Runs that differ in data, network, protocol or the rule that selects the number never share a table. Runs of "
+        "different commits of the code do, and a line that begins with “Mind” names the commits; but a seed of a norm "
+        "that was run again under another commit counts once, by its newest commit, and the older runs are left out "
+        "and named." in text
+    )
+
+
 def test_commits_name_their_norms(make_record, parse_page):
     records = [make_record("bn"), make_record("gn", commit="def"), make_record("bgn", commit="def")]
     text = "\n".join(parse_page(render(records)).texts)

@@ -1,6 +1,7 @@
 """From the runs of an experiment to the cells of its tables.
 
-A cell holds one value per seed: re-runs of a seed are averaged first, so that they do not pose as new evidence.
+A cell holds one value per seed: re-runs of a seed under one commit are averaged first, so that they do not pose as new
+evidence; of several commits only the newest is there.
 Diverged runs are counted, never averaged, and a norm with one is not ranked.
 """
 
@@ -55,6 +56,7 @@ class Cell:
         paper: The paper's number; None where the runs name none.
         items: Values by seed and item. None: unknown, or the runs did not see the same items.
         lost_as: How those that came to no numbers ended, as `records.lost_as` says.
+        superseded: Runs that are left out, because their seed ran again under another commit.
     """
 
     by_seed: Mapping[int, float]
@@ -67,6 +69,7 @@ class Cell:
     paper: PaperNumber | None
     items: ItemTable | None
     lost_as: str = "diverged"
+    superseded: tuple[Record, ...] = ()
 
     @property
     def summary(self) -> Summary | None:
@@ -174,7 +177,8 @@ def batch_size_grid(experiment: Experiment, metric: str) -> Grid:
             members = _of_one_group_number(runs[row.norm, column])
             reference = reference_of(members, metric) or references.get(column)
             if members or reference:
-                cells[row, column] = _cell(members, metric, _paper_number(row.norm, reference, members))
+                paper = _paper_number(row.norm, reference, members)
+                cells[row, column] = _cell(members, metric, paper, experiment.superseded)
     return Grid(metric, metric_words(experiment, metric), "batch size", rows, columns, cells)
 
 
@@ -204,7 +208,7 @@ def group_number_grid(experiment: Experiment, metric: str) -> Grid | None:
             rows.append(row)
             for groups, members in swept[norm, size].items():
                 paper = _paper_number(norm, reference_of(members, metric), members)
-                cells[row, groups] = _cell(members, metric, paper)
+                cells[row, groups] = _cell(members, metric, paper, experiment.superseded)
     columns = tuple(sorted({groups for by_groups in swept.values() for groups in by_groups}, reverse=True))
     name = metric_words(experiment, metric)
     return Grid(metric, name, "number of groups G", tuple(rows), columns, cells)
@@ -231,7 +235,7 @@ def _default_groups(record: Record) -> int | None:
     return default_num_groups(record.norm, batch_size=record.batch_size) if known else None
 
 
-def _cell(members: Sequence[Record], metric: str, paper: PaperNumber | None) -> Cell:
+def _cell(members: Sequence[Record], metric: str, paper: PaperNumber | None, superseded: Sequence[Record]) -> Cell:
     values: dict[int, list[float]] = defaultdict(list)
     intervals: dict[int, tuple[float, float]] = {}
     errors: list[float | None] = []
@@ -257,6 +261,13 @@ def _cell(members: Sequence[Record], metric: str, paper: PaperNumber | None) -> 
         paper=paper,
         items=item_table(items),
         lost_as=lost_as(members),
+        superseded=tuple(
+            record
+            for record in superseded
+            if members
+            and (record.norm, record.batch_size, record.num_groups)
+            == (members[0].norm, members[0].batch_size, members[0].num_groups)
+        ),
     )
 
 

@@ -8,23 +8,32 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from shared.report.aggregate import norm_labels, reference_problems
-from shared.report.records import Record
-from shared.report.wording import MINUS, listed, plural
+from shared.report.records import Record, with_commit
+from shared.report.wording import MINUS, listed, plural, shortened
 
+MAX_NAMED = 6
 RANGE = "\N{EN DASH}"
 NUMBER = re.compile(rf"(?<![\w.])(?<![A-Za-z]-)[-+{MINUS}]?\d+(?:,\d{{3}})*(?:\.\d+)?(?!\.?\w|/)")
 
 
-def cautions(records: Sequence[Record]) -> list[str]:
+def cautions(records: Sequence[Record], *, superseded: Sequence[Record] = ()) -> list[str]:
     """List reasons to doubt a number, references that lead nowhere, and what else than the axes differs between runs.
 
     Args:
         records: The runs of a section.
+        superseded: Those that are left out, because their seed ran again under another commit.
 
     Returns:
         Sentences.
     """
     found = doubts(records)
+    if superseded:
+        one = len(superseded) == 1
+        found.append(
+            f"{plural(len(superseded), 'run')} {'is' if one else 'are'} left out, because {'its' if one else 'their'} "
+            f"seed was run again under another commit, and values of different commits are never averaged into one; "
+            f"the newest counts: {shortened([with_commit(record) for record in superseded], MAX_NAMED, 'run')}."
+        )
     found += reference_problems(records)
     found += _several(records, "commit", "commits", lambda record: record.commit)
     if any(record.commit.endswith("+changes") for record in records):

@@ -13,7 +13,7 @@ from shared.report.paper import PaperEntry, PaperTable
 from shared.report.reading import LeftOut
 from shared.report.records import Record
 from shared.report.statistics import summarise
-from shared.report.wording import MISSING, NOT_APPLICABLE, duration, humane, memory, plural, pretty
+from shared.report.wording import MISSING, NOT_APPLICABLE, duration, humane, memory, plain, plural, pretty
 
 MAX_COMMANDS = 100
 
@@ -101,16 +101,7 @@ def _dataset(dataset: Mapping[str, Any]) -> str:
 
 
 def _pairs(values: Mapping[Any, Any]) -> str:
-    return "; ".join(f"{name}: {_plain(value)}" for name, value in values.items())
-
-
-def _plain(value: Any) -> str:
-    """Write a setting; Python's own words would puzzle a reader."""
-    if value is None:
-        return "not set"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return "; ".join(f"{name}: {plain(value)}" for name, value in values.items())
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -3,6 +3,9 @@
 Runs with another task, config, model, data set, protocol, selection rule or axis are another experiment, so one cell
 of a table never mixes them. One freedom is needed for tables over the batch size: values such as the learning rate
 may follow it by a simple law (constant, proportional, by square root, inverse).
+
+The commit of the code is no part of an experiment, but values of different commits are never averaged into one: where
+a seed of a norm ran under several, only the newest counts.
 """
 
 import hashlib
@@ -12,6 +15,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from shared.report.records import Record
@@ -28,6 +32,7 @@ LAWS = {
     "square root": lambda value, batch_size: value / batch_size**0.5,
     "inverse": lambda value, batch_size: value * batch_size,
 }
+NEVER = datetime.min.replace(tzinfo=UTC)
 Signature = tuple[tuple[str, str, str], ...]
 
 
@@ -40,12 +45,14 @@ class Experiment:
         records: The runs, by name.
         protocol: What all runs share: protocol scalars, and axes outside the table.
         following: Values that follow the batch size: name → batch size → value.
+        superseded: Runs that are not among the records, because their seed ran again under another commit.
     """
 
     slug: str
     records: tuple[Record, ...]
     protocol: Mapping[str, Any]
     following: Mapping[str, Mapping[int, Any]]
+    superseded: tuple[Record, ...] = ()
 
     @property
     def first(self) -> Record:
@@ -83,7 +90,8 @@ def split_into_experiments(records: Iterable[Record]) -> list[Experiment]:
         records: Runs, in any order.
 
     Returns:
-        Experiments in the order of the paper's tables, then by name. Each run is in exactly one.
+        Experiments in the order of the paper's tables, then by name. Each run is in exactly one, among its records or
+        superseded.
     """
     by_identity: dict[str, list[Record]] = defaultdict(list)
     for record in sorted(records, key=lambda record: record.run):
@@ -168,7 +176,32 @@ def _constant(value: Any) -> str:
     return f"{value:.9g}" if isinstance(value, int | float) else json.dumps(value, sort_keys=True, default=str)
 
 
-def _experiment(identity: str, number: int, records: Sequence[Record]) -> Experiment:
+def _newest(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+    """Part the runs of each seed by commit: those of the newest one, and the others."""
+    commits: dict[tuple[Any, ...], dict[str, datetime]] = defaultdict(dict)
+    for record in records:
+        times = commits[_cell_of(record)]
+        times[record.commit] = max(_finished(record), times.get(record.commit, NEVER))
+    newest = {cell: max(times, key=lambda commit: (times[commit], commit)) for cell, times in commits.items()}
+    kept = [record for record in records if record.commit == newest[_cell_of(record)]]
+    return kept, [record for record in records if record.commit != newest[_cell_of(record)]]
+
+
+def _cell_of(record: Record) -> tuple[Any, ...]:
+    return record.norm, record.num_groups, record.batch_size, record.seed
+
+
+def _finished(record: Record) -> datetime:
+    """When a run ended; long ago where its record does not tell."""
+    try:
+        found = datetime.fromisoformat(str(record.raw.get("finished")))
+    except ValueError:
+        return NEVER
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _experiment(identity: str, number: int, members: Sequence[Record]) -> Experiment:
+    records, superseded = _newest(members)
     first = records[0]
     values: dict[str, dict[int, Any]] = defaultdict(dict)
     for record in records:
@@ -184,4 +217,4 @@ def _experiment(identity: str, number: int, records: Sequence[Record]) -> Experi
     words = [first.task, first.config, first.model, str(first.dataset.get("name", "data")), digest]
     slug = "-".join(words + [str(number + 1)] * (number > 0))
     safe = "".join(letter if (letter.isalnum() and letter.isascii()) or letter in "-_" else "_" for letter in slug)
-    return Experiment(safe, tuple(records), shared, following)
+    return Experiment(safe, tuple(records), shared, following, tuple(superseded))

@@ -114,8 +114,8 @@ def render_page(sections: Sequence[Section], left_out: Sequence[LeftOut], *, pub
     Returns:
         A complete HTML document, the same bytes for the same records.
     """
-    own = [sum(record.run not in published for record in section.records) for section in sections]
-    num_runs = sum(len(section.records) for section in sections)
+    own = [section.num_own(published) for section in sections]
+    num_runs = sum(len(section.records) + len(section.superseded) for section in sections)
     sections = [*(s for s, n in zip(sections, own) if n), *(s for s, n in zip(sections, own) if not n)]
     parts = [element("h1", escape(TITLE))]
     if sections:
@@ -194,6 +194,10 @@ def _how_to_read(sections: Sequence[Section]) -> str:
         "paper 77.1: the paper's number. Upright, with our difference to it, where our run follows the paper's "
         "protocol on its data; grey and slanted where it does not. A grey number shows the paper's order of the "
         "norms, not a target.",
+        "Runs that differ in data, network, protocol or the rule that selects the number never share a table. Runs of "
+        "different commits of the code do, and a line that begins with “Mind” names the commits; but a seed of a norm "
+        "that was run again under another commit counts once, by its newest commit, and the older runs are left out "
+        "and named.",
         "G: number of groups of GN, GBGN and BGN. Batch size: images per worker, which is what a norm sees.",
     ]
     lines += [f"Norms: {names}."] if names else []
@@ -251,7 +255,8 @@ def _not_drawn(section: Section) -> str:
 
 
 def _warnings(section: Section) -> str:
-    return "".join(paragraph(f"Mind: {warning}", class_="note") for warning in cautions(section.records))
+    warnings = cautions(section.records, superseded=section.superseded)
+    return "".join(paragraph(f"Mind: {warning}", class_="note") for warning in warnings)
 
 
 def _grid(grid: Grid, notes: Sequence[str] = ()) -> str:

@@ -115,6 +115,11 @@ class Record:
         return finite(value)
 
 
+def with_commit(record: Record) -> str:
+    """Name a run with its commit: "classification-bn-s0-1a2b3c4d (commit 90ea7d1)"."""
+    return f"{record.run} (commit {record.commit})"
+
+
 def lost_as(records: Iterable[Record]) -> str:
     """Say how the runs that came to no numbers ended: "diverged", "degenerate", or "diverged or degenerate".
 

@@ -6,7 +6,7 @@ and Table 7 has one column for each and their mean.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,8 +52,17 @@ class Section:
 
     @property
     def records(self) -> tuple[Record, ...]:
-        """All runs."""
+        """All runs that count."""
         return tuple(record for experiment in self.experiments for record in experiment.records)
+
+    @property
+    def superseded(self) -> tuple[Record, ...]:
+        """The runs that do not, because their seed ran again under another commit."""
+        return tuple(record for experiment in self.experiments for record in experiment.superseded)
+
+    def num_own(self, published: Set[str]) -> int:
+        """Number of runs that are the reader's, and not among the published ones."""
+        return sum(record.run not in published for record in (*self.records, *self.superseded))
 
     @property
     def headline_records(self) -> tuple[Record, ...]:

@@ -9,8 +9,8 @@ from typing import Literal
 from shared.report.aggregate import Cell, Grid, Row, sign
 from shared.report.joint import METRIC
 from shared.report.ranking import Column, Leader, leader
-from shared.report.records import Record
-from shared.report.wording import COLUMN_NAMES, MISSING, humane, number, plural, signed
+from shared.report.records import Record, with_commit
+from shared.report.wording import COLUMN_NAMES, MISSING, humane, number, plural, shortened, signed
 
 Mark = Literal["best", "highest", ""]
 MAX_HINT_SEEDS = 10
@@ -108,6 +108,9 @@ def _hint(cell: Cell) -> str:
         parts.append(f"seed {seed}: {number(value, cell.unit)}{bounds}")
     if (rest := len(cell.by_seed) - MAX_HINT_SEEDS) > 0:
         parts.append(f"and {plural(rest, 'more seed')}")
+    if cell.superseded:
+        runs = shortened([with_commit(record) for record in cell.superseded], MAX_HINT_SEEDS, "run")
+        parts.append(f"left out, because its seed ran again under another commit: {runs}")
     return "; ".join(parts) if parts else plural(len(cell.runs), "run")
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 PRETTY = {
     "cifar10": "CIFAR-10",
@@ -106,6 +107,21 @@ def setting_words(key: str, value: object) -> str:
 def listed(words: list[str]) -> str:
     """Join words as prose does: "a, b and c"."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def plain(value: Any) -> str:
+    """Write a setting; Python's own words would puzzle a reader."""
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def shortened(words: list[str], most: int, noun: str) -> str:
+    """Join words with commas; of more than `most` the first, and how many more there are."""
+    rest = len(words) - most
+    return ", ".join(words) if rest <= 0 else f"{', '.join(words[:most])} and {plural(rest, f'more {noun}')}"
 
 
 def file_part(name: str) -> str:

@@ -91,7 +91,7 @@ def results_markdown(sections: Sequence[Section], found: RecordSet) -> str:
         lines += [f"## {HEADING}", "", ranks_markdown(summaries)]
     for section in sections:
         lines += [f"## {section.heading}", "", answers(section)[0], ""]
-        if warnings := cautions(section.records):
+        if warnings := cautions(section.records, superseded=section.superseded):
             lines += [*(f"* Mind: {warning}" for warning in warnings), ""]
         notes = layer_notes(section.headline_records)
         for number, grid in enumerate((*section.grids, *section.sweeps)):
