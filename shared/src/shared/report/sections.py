@@ -22,6 +22,7 @@ from shared.report.aggregate import (
     norm_labels,
 )
 from shared.report.experiments import Experiment
+from shared.report.headings import distinctions
 from shared.report.joint import distinguishing_key, join_metrics, outer_setting, printed_order
 from shared.report.methods import is_baseline, method_grids, method_of, without_paper
 from shared.report.paper import load_paper_tables, paper_entry
@@ -42,6 +43,7 @@ class Section:
         grids: Main tables, the headline metric first.
         sweeps: Tables over the number of groups.
         methods: Table of the norms by the task's methods, this one's and its controls. None: there are no others.
+        difference: What parts it from other sections of its task and config; empty where there are none.
     """
 
     slug: str
@@ -49,6 +51,7 @@ class Section:
     grids: tuple[Grid, ...]
     sweeps: tuple[Grid, ...]
     methods: Grid | None = None
+    difference: str = ""
 
     @property
     def records(self) -> tuple[Record, ...]:
@@ -72,10 +75,11 @@ class Section:
 
     @property
     def heading(self) -> str:
-        """Task and config; of a control its method, too."""
+        """Task and config; of a control its method, too; and what parts it from other sections of these."""
         first = self.experiments[0].first
         control = f", {METHODS[str(method_of(first))]}" if self.is_control else ""
-        return f"{pretty(first.task)}, config {first.config}{control}"
+        difference = f" ({self.difference})" if self.difference else ""
+        return f"{pretty(first.task)}, config {first.config}{control}{difference}"
 
     @property
     def is_control(self) -> bool:
@@ -123,6 +127,8 @@ def make_sections(experiments: Sequence[Experiment]) -> list[Section]:
         else:
             sections.extend(_section_of_one(experiment) for experiment in family)
     tables = method_grids(experiments)
+    differences = distinctions([each.heading for each in sections], [each.experiments for each in sections])
+    sections = [replace(each, difference=text) for each, text in zip(sections, differences, strict=True)]
     return [
         _of_control(section)
         if section.is_control
