@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+from norm_layers.registry import NORMS
 from shared.report.experiments import split_into_experiments
 from shared.report.figures import (
     MAX_CURVE_POINTS,
@@ -18,6 +19,7 @@ from shared.report.figures import (
     paper_batch_size_figure,
     seeds_figure,
 )
+from shared.report.page import draw_section, page_norms, render_page
 from shared.report.paper import load_paper_tables
 from shared.report.records import parse_record
 from shared.report.sections import make_sections
@@ -134,9 +136,53 @@ def test_files_of_their_own_are_whole_and_white(section):
     assert (root[0].tag, root[0].get("fill")) == (f"{SVG}rect", "#ffffff")
 
 
-def test_each_norm_has_a_look_of_its_own():
-    from norm_layers.registry import NORMS
+def colour(norm, norms):
+    return norm_style(norm, norms)["color"]
 
+
+def test_a_norm_from_outside_takes_a_colour_that_no_norm_of_the_page_has():
+    paper = [norm for norm in NORMS if norm != "none"]
+    assert colour("x:A", [*paper, "x:A"]) == colour("none", list(NORMS))
+    assert colour("x:A", [*NORMS, "x:A"]) == PALETTE[0]
+    norms = ["bn", "x:A", "x:B", "x:C", "bgn"]
+    assert len({colour(norm, norms) for norm in norms}) == len(norms)
+    assert {norm_style(norm, norms)["linestyle"] for norm in norms} == {"-"}
+    assert [norm_style(norm, norms) for norm in NORMS] == [norm_style(norm, []) for norm in NORMS]
+
+
+def test_where_colours_run_out_the_dashes_and_the_marker_differ():
+    outside = [f"x:N{number}" for number in range(20)]
+    norms = [*(norm for norm in NORMS if norm != "none"), *outside]
+    looks = [norm_style(norm, norms) for norm in norms]
+    assert len({(look["color"], look["linestyle"]) for look in looks}) == len(looks)
+    assert [look["linestyle"] for look in looks[:9]] == ["-"] * 8 + ["--"]
+    assert not {look["marker"] for look in looks[:7]} & {look["marker"] for look in looks[7:]}
+
+
+def test_a_norm_has_one_colour_on_the_page(make_record):
+    """MyNorm stands beside BN alone in one experiment, and after another norm from outside on the page."""
+    records = [make_record(norm, batch_size=size, config=config, suffix=f"{config}{size}", paper=[])
+               for config, norms in (("all", ("bn", "in", "gn", "x:Another")), ("few", ("bn", "x:MyNorm")))
+               for norm in norms for size in (64, 2)]  # fmt: skip
+    sections = make_sections(split_into_experiments(parse_record(json.dumps(record)) for record in records))
+    norms = page_norms(sections)
+    (few,) = (section for section in sections if section.experiments[0].first.config == "few")
+    drawn = draw_section(few, norms=norms)
+    mine = colour("x:MyNorm", norms)
+    assert mine == colour("bgn", list(NORMS))
+    figures = [drawn.main[0], *drawn.curves]
+    assert len(figures) > 2
+    assert all(mine.lower() in figure.svg.lower() for figure in figures)
+    assert mine.lower() in render_page(sections, []).lower()
+
+
+def test_the_norms_of_the_paper_s_figure_are_on_the_page(make_record):
+    records = [make_record(norm, batch_size=size) for norm in ("bn", "x:MyNorm") for size in (64, 2)]
+    (section,) = make_sections(split_into_experiments(parse_record(json.dumps(record)) for record in records))
+    assert page_norms([section]) == [*(norm for norm in NORMS if norm != "none"), "x:MyNorm"]
+
+
+def test_each_norm_has_a_look_of_its_own():
     outside = ["x:A", "x:B"]
     looks = [tuple(norm_style(norm, [*NORMS, *outside]).values()) for norm in [*NORMS, *outside]]
     assert len(set(looks)) == len(looks)

@@ -21,7 +21,9 @@ from shared.report.statistics import summarise
 from shared.report.wording import metric_name
 
 PALETTE = ("#0072B2", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#999999", "#D55E00", "#010203")
-MARKERS = "os^Dv<P*X"
+MARKERS = "os^Dv<P*"  # as the colours, one for each norm of the registry
+OUTSIDE_MARKERS = "Xh>pdH8"
+DASHES = ("--", "-.", ":")
 INK = "#010203"  # becomes the colour of the text around an inline figure
 MAX_CURVE_POINTS = 50
 MAX_TITLE_LETTERS = 60
@@ -42,13 +44,32 @@ class Figure:
 
 
 def norm_style(norm: str, norms: Sequence[str]) -> dict[str, Any]:
-    """Colour and marker of a norm: by its place in the registry, after it for a norm from outside."""
+    """Colour, marker and dashes of a norm.
+
+    Args:
+        norm: The norm.
+        norms: All norms of the page.
+
+    Returns:
+        Those of its place in the registry. A norm from outside has the colour of a place that no norm of the page
+        takes, that of `none` first; after these a colour again with other dashes. Its marker is never one of the
+        registry's.
+    """
     from norm_layers.registry import NORMS
 
-    order = [*NORMS, *(name for name in norms if name not in NORMS)]
-    place = order.index(norm)
-    dashes = "-" if place < len(PALETTE) else "--"
-    return {"color": PALETTE[place % len(PALETTE)], "marker": MARKERS[place % len(MARKERS)], "linestyle": dashes}
+    places = list(NORMS)
+    if norm in places:
+        place = places.index(norm)
+        return {"color": PALETTE[place], "marker": MARKERS[place], "linestyle": "-"}
+    outside = list(dict.fromkeys(name for name in (*norms, norm) if name not in NORMS))
+    free = [places.index(name) for name in ("none", *places[::-1]) if name not in norms]
+    free = list(dict.fromkeys(free))
+    number = outside.index(norm)
+    marker = OUTSIDE_MARKERS[number % len(OUTSIDE_MARKERS)]
+    if number < len(free):
+        return {"color": PALETTE[free[number]], "marker": marker, "linestyle": "-"}
+    turn, place = divmod(number - len(free), len(PALETTE))
+    return {"color": PALETTE[place], "marker": marker, "linestyle": DASHES[turn % len(DASHES)]}
 
 
 @contextmanager
@@ -131,11 +152,16 @@ def opaque_svg(figure: Figure) -> str:
     return re.sub(r"(<svg[^>]*>)", rf"\1{white}", figure.svg, count=1)
 
 
-def batch_size_figure(grid: Grid) -> Figure:
-    """Draw the mean of each norm over the batch size, with bars of one standard deviation over seeds."""
+def batch_size_figure(grid: Grid, *, norms: Sequence[str] = ()) -> Figure:
+    """Draw the mean of each norm over the batch size, with bars of one standard deviation over seeds.
+
+    Args:
+        grid: The table.
+        norms: All norms of the page; without, those of the table.
+    """
     columns = [column for column in grid.columns if isinstance(column, int)]
     with drawing("This suite", x="batch size per worker", y=_label(grid)) as (axes, finish):
-        norms = [row.norm for row in grid.rows]
+        norms = norms or [row.norm for row in grid.rows]
         for row in grid.rows:
             points = [(column, grid.cells[row, column].summary) for column in columns if (row, column) in grid.cells]
             known = [(column, summary) for column, summary in points if summary]
@@ -193,12 +219,18 @@ def _power_axis(axes: Any, sizes: Sequence[int]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def seeds_figure(grid: Grid, column: int | str | None) -> Figure:
-    """Draw one dot per seed for each norm of one column, and the comparable numbers of the paper as diamonds."""
+def seeds_figure(grid: Grid, column: int | str | None, *, norms: Sequence[str] = ()) -> Figure:
+    """Draw one dot per seed for each norm of one column, and the comparable numbers of the paper as diamonds.
+
+    Args:
+        grid: The table.
+        column: The column.
+        norms: All norms of the page; without, those of the table.
+    """
     rows = [row for row in grid.rows if (row, column) in grid.cells]
     place = "" if grid.column_name == "batch size" else f", {column} over {grid.column_name}s"
     with drawing(f"One dot per seed{place}", x=_label(grid), y="") as (axes, finish):
-        norms = [row.norm for row in grid.rows]
+        norms = norms or [row.norm for row in grid.rows]
         labelled = False
         for height, row in enumerate(reversed(rows)):
             cell = grid.cells[row, column]
@@ -216,7 +248,9 @@ def seeds_figure(grid: Grid, column: int | str | None) -> Figure:
         return finish()
 
 
-def curve_figure(records: Mapping[str, Record], name: str, grid: Grid, column: int | str | None) -> Figure | None:
+def curve_figure(
+    records: Mapping[str, Record], name: str, grid: Grid, column: int | str | None, *, norms: Sequence[str] = ()
+) -> Figure | None:
     """Draw a learning curve of each norm in one column: mean over seeds, band of one standard deviation.
 
     Re-runs of a seed are averaged first.
@@ -226,6 +260,7 @@ def curve_figure(records: Mapping[str, Record], name: str, grid: Grid, column: i
         name: Name of the curve in the records.
         grid: The table whose runs are drawn.
         column: The column.
+        norms: All norms of the page; without, those of the table.
 
     Returns:
         The figure; None where no run has the curve.
@@ -244,7 +279,7 @@ def curve_figure(records: Mapping[str, Record], name: str, grid: Grid, column: i
     place = "" if column is None else f", {grid.column_name} {column}"
     with drawing(f"{metric_name(name)}{place}", x="epoch", y="") as (axes, finish):
         for row, values in by_row.items():
-            _draw_curve(axes, values, row, [other.norm for other in grid.rows])
+            _draw_curve(axes, values, row, norms or [other.norm for other in grid.rows])
         return finish()
 
 
@@ -261,14 +296,19 @@ def _draw_curve(axes: Any, by_x: Mapping[float, Sequence[float]], row: Row, norm
         axes.fill_between(xs, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
-def profile_figure(table: ProfileTable) -> Figure:
-    """Draw a profile of each norm: mean over seeds, band of one standard deviation."""
+def profile_figure(table: ProfileTable, *, norms: Sequence[str] = ()) -> Figure:
+    """Draw a profile of each norm: mean over seeds, band of one standard deviation.
+
+    Args:
+        table: The profile.
+        norms: All norms of the page; without, those of the table.
+    """
     from matplotlib.ticker import MaxNLocator
 
     with drawing(table.heading, x=table.x, y=table.unit) as (axes, finish):
         for row, values in table.by_seed.items():
             by_x = dict(zip(table.xs, zip(*values.values(), strict=True), strict=True))
-            _draw_curve(axes, by_x, row, [other.norm for other in table.rows])
+            _draw_curve(axes, by_x, row, norms or [other.norm for other in table.rows])
         if all(x.is_integer() for x in table.xs):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         return finish()

@@ -35,6 +35,7 @@ from shared.report.wording import file_part, listed, plural
 TITLE = "Which normalization layer should I train with?"
 FIGURE_BUDGET = 400_000  # characters of SVG in a page, so that it stays below 1 MB
 MAX_CURVE_COLUMNS = 3
+PAPER_FIGURE_TABLE = 2  # what the paper's Figure 1 (bottom) shows
 
 
 @dataclass(frozen=True)
@@ -54,37 +55,56 @@ class DrawnSection:
     profiles: Mapping[str, Figure]
 
 
-def draw_section(section: Section) -> DrawnSection:
-    """Draw the figures of a section from its headline table."""
+def draw_section(section: Section, *, norms: Sequence[str] = ()) -> DrawnSection:
+    """Draw the figures of a section from its headline table.
+
+    Args:
+        section: The section.
+        norms: All norms of the page, as `page_norms` gives them; without, each figure knows its own only.
+    """
     grid = section.grids[0]
-    columns = [column for column in grid.columns if column != MEAN]
-    by_size = grid.column_name == "batch size"
-    if by_size and len(columns) > 1:
-        paper = [cell.paper.table for cell in grid.cells.values() if cell.paper]
-        table = load_paper_tables()[2]
+    if _over_batch_sizes(grid):
+        table = load_paper_tables()[PAPER_FIGURE_TABLE]
         labels = norm_labels({entry.norm for entry in table.entries})
-        extra = (paper_batch_size_figure(table, labels),) if 2 in paper else ()
-        main = (batch_size_figure(grid), *extra)
+        extra = (paper_batch_size_figure(table, labels),) if _beside_paper(grid) else ()
+        main = (batch_size_figure(grid, norms=norms), *extra)
     else:
-        main = tuple(seeds_figure(part, part.columns[-1]) for part in grid.parts)
+        main = tuple(seeds_figure(part, part.columns[-1], norms=norms) for part in grid.parts)
     main += tuple(group_number_figure(sweep) for sweep in section.sweeps)
     records = {record.run: record for record in section.records}
     curves = (
-        curve_figure(records, name, grid.parts[0], column)
+        curve_figure(records, name, grid.parts[0], column, norms=norms)
         for name in _curve_names(list(records.values()))
         for column in _spread([column for column in grid.parts[0].columns if column != MEAN])
     )
-    return DrawnSection(section, main, tuple(figure for figure in curves if figure), _draw_profiles(section))
+    drawn = tuple(figure for figure in curves if figure)
+    return DrawnSection(section, main, drawn, _draw_profiles(section, norms))
 
 
-def _draw_profiles(section: Section) -> dict[str, Figure]:
+def page_norms(sections: Sequence[Section]) -> list[str]:
+    """List the norms that have a colour on the page: those of the runs, and those of the paper where it is drawn."""
+    found = {record.norm for section in sections for record in section.records}
+    if any(_over_batch_sizes(grid) and _beside_paper(grid) for grid in (section.grids[0] for section in sections)):
+        found |= {entry.norm for entry in load_paper_tables()[PAPER_FIGURE_TABLE].entries}
+    return list(norm_labels(found))
+
+
+def _over_batch_sizes(grid: Grid) -> bool:
+    return grid.column_name == "batch size" and len([column for column in grid.columns if column != MEAN]) > 1
+
+
+def _beside_paper(grid: Grid) -> bool:
+    return any(cell.paper and cell.paper.table == PAPER_FIGURE_TABLE for cell in grid.cells.values())
+
+
+def _draw_profiles(section: Section, norms: Sequence[str]) -> dict[str, Figure]:
     tables = profile_tables(section)
     figures = {}
     for name, stem in profile_stems(section, tables).items():
         members = {table.column: table for table in tables if table.name == name}
         for column in _spread(list(members)):
             ending = f"-{'unknown' if column is None else file_part(str(column))}" if members[column].several else ""
-            figures[f"{stem}{ending}"] = profile_figure(members[column])
+            figures[f"{stem}{ending}"] = profile_figure(members[column], norms=norms)
     return figures
 
 
@@ -117,17 +137,19 @@ def render_page(sections: Sequence[Section], left_out: Sequence[LeftOut], *, pub
     own = [section.num_own(published) for section in sections]
     num_runs = sum(len(section.records) + len(section.superseded) for section in sections)
     sections = [*(s for s, n in zip(sections, own) if n), *(s for s, n in zip(sections, own) if not n)]
+    norms = page_norms(sections)
     parts = [element("h1", escape(TITLE))]
     if sections:
         parts += [
             _introduction(num_runs, sum(own), len(sections), left_out),
             _overview(sections),
             _how_to_read(sections),
-            ranks_html(rank_summaries(sections, published=published)),
+            ranks_html(rank_summaries(sections, published=published), norms=norms),
         ]
         spent = 0
         for number, section in enumerate(sections, start=1):
-            figures = _figures(f"e{number}", draw_section(section)) if spent < FIGURE_BUDGET else _not_drawn(section)
+            drawn = draw_section(section, norms=norms) if spent < FIGURE_BUDGET else None
+            figures = _figures(f"e{number}", drawn) if drawn else _not_drawn(section)
             spent += len(figures)
             parts.append(_section(f"e{number}", section, figures, alone=len(sections) == 1))
     else:

@@ -64,14 +64,14 @@ def notes() -> str:
     )
 
 
-def ranks_html(summaries: Sequence[RankSummary]) -> str:
-    """Build the part of the page; empty without a summary."""
+def ranks_html(summaries: Sequence[RankSummary], *, norms: Sequence[str] = ()) -> str:
+    """Build the part of the page, `norms` being all that are on it; empty without a summary."""
     if not summaries:
         return ""
     parts = [element("h2", escape(HEADING), id="ranks")]
     for place, summary in enumerate(summaries):
         parts += [paragraph(verdict(summary), class_="" if place else "lead"), _table(summary)]
-        figure = rank_figure(summary)
+        figure = rank_figure(summary, norms=norms)
         drawn = element("figure", inline_svg(figure, f"r{place}"), aria_label=figure.title)
         parts += [paragraph(missing, class_="note")] if (missing := absence(summary)) else []
         parts.append(element("div", drawn, class_="figures"))
@@ -156,8 +156,13 @@ def rank_files(summaries: Sequence[RankSummary]) -> dict[str, str]:
     return {f"{STEM}.md": f"# {HEADING}\n\n{ranks_markdown(summaries)}", f"{STEM}.csv": ranks_csv(summaries)}
 
 
-def rank_figure(summary: RankSummary) -> Figure:
-    """Draw a critical-difference diagram: mean ranks on a line, a bar under norms that cannot be told apart."""
+def rank_figure(summary: RankSummary, *, norms: Sequence[str] = ()) -> Figure:
+    """Draw a critical-difference diagram: mean ranks on a line, a bar under norms that cannot be told apart.
+
+    Args:
+        summary: The ranks.
+        norms: All norms of the page; without, those of the summary.
+    """
     rows, cliques = summary.rows, summary.cliques
     height = 1.1 + 0.24 * len(rows) + 0.12 * len(cliques)
     title = f"Mean rank over {plural(len(summary.tasks), 'task')}, best on the left"
@@ -172,7 +177,7 @@ def rank_figure(summary: RankSummary) -> Figure:
         axes.set_ylim(-(len(rows) + 0.7) - 0.6 * len(cliques), 0)
         for place, row in enumerate(rows):
             rank, depth = summary.mean_ranks[row.norm], -(place + 1) - 0.6 * len(cliques)
-            style = norm_style(row.norm, [each.norm for each in rows])
+            style = norm_style(row.norm, norms or [each.norm for each in rows])
             axes.plot([rank, rank], [0, depth], color=style["color"], linewidth=1.0)
             axes.plot([rank], [depth], linestyle="none", color=style["color"], marker=style["marker"])
             left = rank < (len(rows) + 1) / 2

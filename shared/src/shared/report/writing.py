@@ -11,7 +11,7 @@ from shared.report.cautions import cautions
 from shared.report.experiments import split_into_experiments
 from shared.report.figures import opaque_svg
 from shared.report.latex import table_latex
-from shared.report.page import TITLE, draw_section, render_page
+from shared.report.page import TITLE, draw_section, page_norms, render_page
 from shared.report.pair_texts import pair_files, pairs_markdown
 from shared.report.profile_tables import profile_tables
 from shared.report.profile_texts import profile_caption, profile_files, profile_markdown
@@ -73,12 +73,13 @@ def section_files(section: Section) -> dict[str, str]:
 def figure_files(sections: Sequence[Section]) -> dict[str, str]:
     """Name and content of the main figures and the profiles of each section, as files of their own."""
     files: dict[str, str] = {}
+    norms = page_norms(sections)
     for section in sections:
-        drawn = draw_section(section)
+        drawn = draw_section(section, norms=norms)
         main = {f"{section.slug}-{number}": figure for number, figure in enumerate(drawn.main, start=1)}
         files |= {f"{stem}.svg": opaque_svg(figure) for stem, figure in (main | dict(drawn.profiles)).items()}
     for summary in rank_summaries(sections):
-        files[f"{STEM}-{len(summary.tasks)}-tasks.svg"] = opaque_svg(rank_figure(summary))
+        files[f"{STEM}-{len(summary.tasks)}-tasks.svg"] = opaque_svg(rank_figure(summary, norms=norms))
     return files
 
 
