@@ -6,6 +6,7 @@ import statistics
 import pytest
 
 from shared.report.experiments import split_into_experiments
+from shared.report.markup import STYLE
 from shared.report.page import render_page
 from shared.report.reading import LeftOut, read_records
 from shared.report.records import parse_record
@@ -293,6 +294,15 @@ def test_the_page_is_self_contained_small_and_has_unique_ids(make_record, parse_
     assert 'name="viewport"' in text
     assert "prefers-color-scheme: dark" in text
     assert "@media print" in text
+
+
+def test_print_opens_what_is_folded_and_a_phone_wraps_the_first_column():
+    start = STYLE.index("@media print")
+    printed = " ".join(STYLE[start:].split())
+    assert "details::details-content { content-visibility: visible; height: auto; }" in printed
+    assert "details > :not(summary) { display: block; }" in printed
+    phone = " ".join(STYLE[STYLE.index("@media (max-width: 40rem)") : start].split())
+    assert "th:first-child { white-space: normal; max-width: 9rem; }" in phone
 
 
 def test_equal_records_give_equal_bytes_whatever_their_order(make_record, write_runs, tmp_path):

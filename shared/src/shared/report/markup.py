@@ -46,10 +46,12 @@ dd { margin: 0 0 0 1rem; }
 code { font: 0.85em ui-monospace, "DejaVu Sans Mono", monospace; }
 .commands li { margin: 0.15rem 0; }
 @media (max-width: 40rem) { body { padding: 0.6rem 0.8rem 3rem; } dd { margin-left: 0.5rem; }
-  th, td { padding: 0.3rem 0.45rem; } }
+  th, td { padding: 0.3rem 0.45rem; } th:first-child { white-space: normal; max-width: 9rem; } }
 @media print { body { max-width: none; font-size: 10pt; } .box { overflow: visible; }
   table { font-size: 8pt; } h2 { break-after: avoid; }
-  figure, tr, .answers > li { break-inside: avoid; } th:first-child { position: static; } }
+  figure, tr, .answers > li { break-inside: avoid; } th:first-child { position: static; }
+  details::details-content { content-visibility: visible; height: auto; }
+  details > :not(summary) { display: block; } }
 """
 
 
