@@ -1,8 +1,10 @@
 """`python -m shared.report` from the outside."""
 
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +22,11 @@ def test_report_is_written_where_it_is_asked_for(make_record, write_runs, tmp_pa
     runs = write_runs([make_record(), make_record("gn")])
     options = ["--runs", str(runs), "--out", str(tmp_path / "out"), "--results", str(tmp_path / "none")]
     assert main(options) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'out' / 'report.html'}: 2 runs in 1 experiment\n"
+    first, answer = capsys.readouterr().out.splitlines()
+    assert first == f"{tmp_path / 'out' / 'report.html'}: 2 runs in 1 experiment"
+    assert answer.startswith(
+        "Image classification, config cifar10: On 10,000 CIFAR-10 images with ResNet-20, batch size"
+    )
     assert (tmp_path / "out" / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     assert (tmp_path / "out" / "results.md").read_text(encoding="utf-8").startswith("# Which normalization layer")
     assert len((tmp_path / "out" / "results.csv").read_text(encoding="utf-8").splitlines()) == 3
@@ -43,9 +49,86 @@ def test_publishing_then_reporting_from_the_published_runs(make_record, write_ru
     assert "2 runs in 1 experiment" in capsys.readouterr().out
 
 
+def test_a_closed_pipe_is_no_mistake(make_record, write_runs, tmp_path):
+    runs = write_runs([make_record()])
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "shared.report", "--runs", str(runs)]
+    finished = subprocess.run(command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert (runs / "report" / "report.html").is_file()
+
+
+@pytest.fixture
+def published(make_record, write_runs, tmp_path, capsys):
+    """A folder of published runs: three norms, with items."""
+    records = [make_record(norm, config="published", suffix="p") for norm in ("bn", "gn", "bgn")]
+    results = tmp_path / "results" / "runs"
+    assert main(["--publish", str(write_runs(records, "theirs")), "--results", str(results)]) == 0
+    capsys.readouterr()
+    return results
+
+
+@pytest.mark.parametrize("make_folder", [True, False])
+def test_without_runs_of_one_s_own_it_is_said_that_these_are_the_published_ones(
+    published, tmp_path, monkeypatch, capsys, make_folder
+):
+    monkeypatch.chdir(tmp_path)
+    if make_folder:
+        Path("runs").mkdir()
+    assert main([]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == (
+        "runs/report/report.html: 3 runs in 1 experiment. These are the published runs, because runs holds no others "
+        "yet."
+    )
+
+
+def test_after_a_run_of_one_s_own_the_text_is_about_it(make_record, write_runs, published, capsys):
+    runs = write_runs([make_record("gn", config="mine")])
+    assert main(["--runs", str(runs), "--results", str(published)]) == 0
+    first, answer, last = capsys.readouterr().out.splitlines()
+    assert first.endswith("report.html: 1 run in 1 experiment")
+    assert answer.startswith("Image classification, config mine: On 10,000 CIFAR-10 images with ResNet-20, batch size")
+    assert "only GN 60.0 % (1 seed) has been run: there is nothing to compare it with yet." in answer
+    assert last == "and 1 published experiment in the report"
+    text = (runs / "report" / "results.md").read_text(encoding="utf-8")
+    assert text.index("config mine") < text.index("config published")
+    lines = (runs / "report" / "results.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[1].startswith("classification,mine,")
+
+
+def test_ranks_of_published_runs_alone_come_after_one_s_own(make_record, write_runs, tmp_path, capsys):
+    theirs = [make_record(norm, task=task, config="theirs", paper=[], suffix=task) for norm in ("bn", "gn")
+              for task in ("nas", "fewshot")]  # fmt: skip
+    results = tmp_path / "results" / "runs"
+    assert main(["--publish", str(write_runs(theirs, "theirs")), "--results", str(results)]) == 0
+    runs = write_runs([make_record("gn", config="mine")])
+    order = ("config mine", "Over all tasks", "config theirs")
+
+    def places():
+        assert main(["--runs", str(runs), "--results", str(results)]) == 0
+        text = (runs / "report" / "results.md").read_text(encoding="utf-8")
+        page = (runs / "report" / "report.html").read_text(encoding="utf-8")
+        page = page[page.index("How to read this page") :]
+        return [sorted(order, key=each.index) for each in (text, page)]
+
+    assert places() == [list(order)] * 2
+    write_runs([make_record(norm, task="uda", config="mine", paper=[], suffix="uda") for norm in ("bn", "gn")])
+    assert places() == [["Over all tasks", "config mine", "config theirs"]] * 2
+    capsys.readouterr()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            ["--runs", "nowhere"],
+            "error: runs must be a folder that exists; got nowhere. Without runs= it is the folder runs.",
+        ),
+        (["--runs", "file"], "error: runs must be a folder; got file, which is a file."),
+        (["--out", "file"], "error: out must be a folder; got file, which is a file."),
         (["--task", "nas"], "error: task must be one that has runs (classification); got 'nas'."),
         (["--publish", "nowhere"], "error: publish must be given runs; got nowhere, which holds no record.json."),
         (
@@ -59,16 +142,17 @@ def test_mistakes_are_one_line_and_exit_code_2(
     make_record, write_runs, tmp_path, monkeypatch, capsys, arguments, message
 ):
     write_runs([make_record()])
+    (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     assert capsys.readouterr().err == f"{message}\n"
-    assert not (tmp_path / "report").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "runs"]
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("", encoding="utf-8")
-    assert main(["--out", "file"]) == 2
+    assert main(["--out", "file/report"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1

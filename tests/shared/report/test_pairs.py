@@ -179,10 +179,11 @@ def test_everything_is_on_the_page_and_in_the_files(fewshot_runs, write_runs, pa
     assert main(["--runs", str(runs), "--results", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].endswith("report.html: 9 runs in 1 experiment")
-    assert printed[1] == (
-        "Few-shot learning, config paper. Paired differences in 5-way 1-shot accuracy, in percentage points:"
+    assert printed[1].startswith(
+        "Few-shot learning, config paper: On miniImageNet with ResNet-12, batch size 256, BGN"
     )
-    assert printed[2] == f"  {expected[0]}; [paper +0.20]"
+    assert printed[2] == "  Paired differences in 5-way 1-shot accuracy, in percentage points:"
+    assert printed[3] == f"  {expected[0]}; [paper +0.20]"
     page = parse_page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
     on_page = [row[0] for table in page.tables for row in table]
     markdown = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
@@ -199,14 +200,18 @@ def test_everything_is_on_the_page_and_in_the_files(fewshot_runs, write_runs, pa
     assert "the interval is over seeds and episodes together" in "\n".join(page.texts)
 
 
-def test_the_reader_s_own_runs_are_printed_first(make_fewshot, write_runs, tmp_path, capsys):
+def test_published_pairs_are_printed_only_without_runs_of_one_s_own(make_fewshot, write_runs, tmp_path, capsys):
     results = tmp_path / "results" / "runs"
     published = [make_fewshot(norm, config="a", num_episodes=20, suffix="a") for norm in ("bn", "gn")]
     publish([write_runs(published, "published")], results)
     own = write_runs([make_fewshot(norm, config="b", num_episodes=20) for norm in ("bn", "gn")], "own")
-    assert main(["--runs", str(own), "--results", str(results)]) == 0
-    headings = [line[:28] for line in capsys.readouterr().out.splitlines()[1:] if not line.startswith(" ")]
-    assert headings == ["Few-shot learning, config b."] * 2 + ["Few-shot learning, config a."] * 2
+
+    def headings(runs):
+        assert main(["--runs", str(runs), "--results", str(results)]) == 0
+        return [line[:28] for line in capsys.readouterr().out.splitlines()[1:] if not line.startswith(" ")]
+
+    assert headings(own) == ["Few-shot learning, config b:", "and 1 published experiment i"]
+    assert headings(write_runs([], "empty")) == ["Few-shot learning, config a."] * 2
 
 
 def test_without_items_nothing_changes(make_record, fewshot_runs):

@@ -1,9 +1,12 @@
 """`python -m shared.report`: write the report, or publish runs."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+DEFAULT_RUNS = Path("runs")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -13,7 +16,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Compare finished runs: one HTML page, tables as Markdown and CSV, ours beside the paper's.",
     )
     parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)"
+        "--runs", type=Path, default=DEFAULT_RUNS, metavar="DIR", help="folder of runs (default: runs)"
     )
     parser.add_argument("--task", metavar="T", help="only this task (default: all tasks)")
     parser.add_argument(
@@ -49,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = build_parser().parse_args(arguments)
     try:
-        print(_report(options) if options.publish is None else _publish(options))
+        print(_report(options) if options.publish is None else _publish(options), flush=True)
+    except BrokenPipeError:  # `make report | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -75,15 +80,34 @@ def _report(options: argparse.Namespace) -> str:
     from shared.report.wording import plural
     from shared.report.writing import write_report
 
+    _check_folders(options)
     found = read_records(runs=options.runs, results=options.results).of_task(options.task)
     page = (options.out or options.runs / "report") / "report.html"
     sections = write_report(found, page.parent)
     if not sections:
         return f"{page}: no usable records in {options.runs} or {options.results} yet"
     left_out = f", {len(found.left_out)} left out" if found.left_out else ""
-    counted = f"{plural(len(found.records), 'run')} in {plural(len(sections), 'experiment')}{left_out}"
-    own_first = sorted(sections, key=lambda section: all(run.run in found.published for run in section.records))
-    return "\n".join([f"{page}: {counted}", *terminal_lines(own_first)])
+    own = [section for section in sections if section.num_own(found.published)]
+    shown = own or sections
+    num_runs = sum(section.num_own(found.published if own else frozenset()) for section in shown)
+    first = f"{page}: {plural(num_runs, 'run')} in {plural(len(shown), 'experiment')}{left_out}"
+    if not own:
+        first += f". These are the published runs, because {options.runs} holds no others yet."
+    lines = [first, *terminal_lines(shown, answered=bool(own))]
+    if rest := len(sections) - len(shown):
+        lines.append(f"and {plural(rest, 'published experiment')} in the report")
+    return "\n".join(lines)
+
+
+def _check_folders(options: argparse.Namespace) -> None:
+    """Refuse a folder of runs that was asked for and is not there; only the default one may be missing."""
+    for name, folder in (("runs", options.runs), ("out", options.out)):
+        if folder and folder.exists() and not folder.is_dir():
+            raise ValueError(f"{name} must be a folder; got {folder}, which is a file.")
+    if options.runs != DEFAULT_RUNS and not options.runs.exists():
+        raise ValueError(
+            f"runs must be a folder that exists; got {options.runs}. Without runs= it is the folder {DEFAULT_RUNS}."
+        )
 
 
 if __name__ == "__main__":

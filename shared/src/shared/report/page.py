@@ -25,10 +25,10 @@ from shared.report.profile_tables import profile_tables
 from shared.report.profile_texts import profile_html, profile_stems
 from shared.report.rank_texts import ranks_html
 from shared.report.ranking import Column, Leader, leader
-from shared.report.ranks import rank_summaries
+from shared.report.ranks import rank_summaries, ranks_place
 from shared.report.reading import LeftOut
 from shared.report.records import Record
-from shared.report.sections import MEAN, Section
+from shared.report.sections import MEAN, Section, own_first
 from shared.report.tables import caption, cell_text, incomparable_reasons, mark_legend
 from shared.report.wording import file_part, listed, plural
 
@@ -134,24 +134,25 @@ def render_page(sections: Sequence[Section], left_out: Sequence[LeftOut], *, pub
     Returns:
         A complete HTML document, the same bytes for the same records.
     """
-    own = [section.num_own(published) for section in sections]
-    num_runs = sum(len(section.records) + len(section.superseded) for section in sections)
-    sections = [*(s for s, n in zip(sections, own) if n), *(s for s, n in zip(sections, own) if not n)]
+    sections = own_first(sections, published)
+    num_own = sum(section.num_own(published) for section in sections)
+    num_runs = sum(section.num_own(frozenset()) for section in sections)
+    summaries = rank_summaries(sections, published=published)
     norms = page_norms(sections)
     parts = [element("h1", escape(TITLE))]
     if sections:
         parts += [
-            _introduction(num_runs, sum(own), len(sections), left_out),
+            _introduction(num_runs, num_own, len(sections), left_out),
             _overview(sections),
             _how_to_read(sections),
-            ranks_html(rank_summaries(sections, published=published), norms=norms),
         ]
-        spent = 0
+        spent, before = 0, len(parts) + ranks_place(summaries, sections, published)
         for number, section in enumerate(sections, start=1):
             drawn = draw_section(section, norms=norms) if spent < FIGURE_BUDGET else None
             figures = _figures(f"e{number}", drawn) if drawn else _not_drawn(section)
             spent += len(figures)
             parts.append(_section(f"e{number}", section, figures, alone=len(sections) == 1))
+        parts.insert(before, ranks_html(summaries, norms=norms))
     else:
         parts.append(_nothing_yet())
     if left_out:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from shared.report.aggregate import Grid
+from shared.report.answer import answers
 from shared.report.markup import data_table, element, escape, paragraph
 from shared.report.pairs import Comparison, Gain, Pair, PairTable, gains, pair_tables
 from shared.report.sections import Section
@@ -201,13 +202,20 @@ def pair_files(section: Section, grid: Grid, stem: str) -> dict[str, str]:
     }
 
 
-def terminal_lines(sections: Sequence[Section]) -> list[str]:
-    """Write the paired differences for a terminal, and how many more there are in the report."""
+def terminal_lines(sections: Sequence[Section], *, answered: bool = False) -> list[str]:
+    """Write the paired differences for a terminal, and how many more there are in the report.
+
+    Args:
+        sections: The sections to write about.
+        answered: Whether each begins with its answer.
+    """
     lines = []
     for section in sections:
+        if answered:
+            lines.append(f"{section.heading}: {answers(section)[0]}".replace("\u00a0", " "))
         for grid in section.grids:
             for table in pair_tables(grid):
-                lines.append(f"{section.heading}. {title(table)}:")
+                lines.append(f"  {title(table)}:" if answered else f"{section.heading}. {title(table)}:")
                 for pair in table.pairs:
                     paper = paper_text(pair, brackets=True)
                     lines.append(f"  {pair_line(pair)}{f'; {paper}' if paper else ''}")

@@ -85,6 +85,7 @@ class RankSummary:
         mean_ranks: By norm.
         critical_difference: Two mean ranks that differ by less could be the same, at 95 %. Infinite: any could.
         absent: Norms of these tasks' tables that have no place in each of them, as the reader sees them.
+        own: Whether runs of the reader's own take part.
     """
 
     rows: tuple[Row, ...]
@@ -92,6 +93,7 @@ class RankSummary:
     mean_ranks: Mapping[str, float]
     critical_difference: float
     absent: tuple[str, ...] = ()
+    own: bool = True
 
     def apart(self, first: Row, second: Row) -> bool:
         """Whether two norms' mean ranks differ by more than chance."""
@@ -141,6 +143,18 @@ def rank_summaries(sections: Sequence[Section], *, published: Set[str] = frozens
     return chosen[:MAX_SUMMARIES]
 
 
+def ranks_place(summaries: Sequence[RankSummary], sections: Sequence[Section], published: Set[str]) -> int:
+    """Return before which section the ranks stand: the first, or the first published one where they tell of no other.
+
+    Args:
+        summaries: The ranks.
+        sections: Those with runs of the reader's own first.
+        published: Names of the runs that are not the reader's.
+    """
+    own = any(summary.own for summary in summaries)
+    return 0 if own else sum(bool(section.num_own(published)) for section in sections)
+
+
 def _candidate(section: Section) -> Candidate:
     """Rank the norms of a section's headline table; none of a control."""
     if section.is_control:
@@ -166,9 +180,9 @@ def _summary(norms: frozenset[str], candidates: Sequence[Candidate], published: 
             known = by_task.get(candidate.task)
             if known is None or weight > known[0]:
                 by_task[candidate.task] = (weight, candidate)
-    mixed = any(own for (own, _), _ in by_task.values())
+    own_runs = any(own for (own, _), _ in by_task.values())
     chosen = [each for _, each in by_task.values()]
-    tasks = tuple(_task_ranks(each, norms, published=mixed and not own) for (own, _), each in by_task.values())
+    tasks = tuple(_task_ranks(each, norms, published=own_runs and not own) for (own, _), each in by_task.values())
     mean_ranks = {norm: math.fsum(task.ranks[norm] for task in tasks) / len(tasks) for norm in norms}
     labels = {row.norm: row for row in headline_grid(chosen[0].section).rows}
     rows = tuple(labels[norm] for norm in sorted(norms, key=lambda norm: (mean_ranks[norm], norm)))
@@ -176,7 +190,7 @@ def _summary(norms: frozenset[str], candidates: Sequence[Candidate], published: 
     present = {record.norm for each in chosen for record in each.section.records}
     absent = tuple(label for norm, label in norm_labels(present).items() if norm not in norms)
     critical = critical_difference(len(norms), len(tasks), num_ties=num_ties)
-    return RankSummary(rows, tasks, mean_ranks, critical, absent)
+    return RankSummary(rows, tasks, mean_ranks, critical, absent, own_runs)
 
 
 def _task_ranks(candidate: Candidate, norms: frozenset[str], *, published: bool) -> TaskRanks:

@@ -95,6 +95,11 @@ class Section:
         return "".join([words, *(f", {setting_words(key, first.axes[key])}" for key in sorted(axes))])
 
 
+def own_first(sections: Iterable[Section], published: Set[str]) -> list[Section]:
+    """Put the sections with runs of the reader's own before those that hold published ones only."""
+    return sorted(sections, key=lambda section: not section.num_own(published))
+
+
 def describe_data(experiments: Sequence[Experiment]) -> str:
     """Name the data set; with its number of training images where that is not the whole set."""
     dataset = experiments[0].first.dataset

@@ -16,9 +16,9 @@ from shared.report.pair_texts import pair_files, pairs_markdown
 from shared.report.profile_tables import profile_tables
 from shared.report.profile_texts import profile_caption, profile_files, profile_markdown
 from shared.report.rank_texts import HEADING, STEM, rank_figure, rank_files, ranks_markdown
-from shared.report.ranks import rank_summaries
+from shared.report.ranks import RankSummary, rank_summaries, ranks_place
 from shared.report.reading import RecordSet
-from shared.report.sections import Section, make_sections
+from shared.report.sections import Section, make_sections, own_first
 from shared.report.tables import caption, flat, runs_csv, table_csv, table_markdown
 from shared.report.wording import file_part
 
@@ -33,12 +33,14 @@ def write_report(found: RecordSet, out: Path) -> list[Section]:
         out: The folder; it is made.
 
     Returns:
-        The sections of the report.
+        The sections of the report, those with runs of the reader's own first.
     """
-    sections = make_sections(split_into_experiments(found.records))
+    sections = own_first(make_sections(split_into_experiments(found.records)), found.published)
     out.mkdir(parents=True, exist_ok=True)
     replace_file(out / "report.html", render_page(sections, found.left_out, published=found.published))
-    replace_file(out / "results.csv", runs_csv(found.records))
+    replace_file(
+        out / "results.csv", runs_csv(sorted(found.records, key=lambda record: record.run in found.published))
+    )
     replace_file(out / "results.md", results_markdown(sections, found))
     write_folder(out / "tables", table_files(sections, published=found.published))
     return sections
@@ -88,26 +90,32 @@ def results_markdown(sections: Sequence[Section], found: RecordSet) -> str:
     lines = [f"# {TITLE}", ""]
     if not sections:
         lines += ["There are no finished runs yet. Make one: `make task=classification norm=bgn`.", ""]
-    if summaries := rank_summaries(sections, published=found.published):
-        lines += [f"## {HEADING}", "", ranks_markdown(summaries)]
-    for section in sections:
+    summaries = rank_summaries(sections, published=found.published)
+    place = ranks_place(summaries, sections, found.published)
+    for number, section in enumerate(sections):
+        lines += _ranks_part(summaries) if number == place else []
         lines += [f"## {section.heading}", "", answers(section)[0], ""]
         if warnings := cautions(section.records, superseded=section.superseded):
             lines += [*(f"* Mind: {warning}" for warning in warnings), ""]
         notes = layer_notes(section.headline_records)
-        for number, grid in enumerate((*section.grids, *section.sweeps)):
+        for index, grid in enumerate((*section.grids, *section.sweeps)):
             lines += [f"Mean ± sd over seeds (number of seeds): {caption(grid)}", ""]
-            lines += [table_markdown(grid, notes=() if number else notes)]
-            if number < len(section.grids) and (pairs := pairs_markdown(section, grid)):
+            lines += [table_markdown(grid, notes=() if index else notes)]
+            if index < len(section.grids) and (pairs := pairs_markdown(section, grid)):
                 lines += [pairs]
         if section.methods:
             lines += [f"Methods side by side: {caption(section.methods)}", "", table_markdown(section.methods)]
         for table in profile_tables(section):
             lines += [f"Mean ± sd over seeds (number of seeds): {flat(profile_caption(table))}", ""]
             lines += [profile_markdown(table)]
+    lines += _ranks_part(summaries) if place == len(sections) else []
     if found.left_out:
         lines += ["## Left out", "", *(f"* `{entry.source}`: {entry.reason}" for entry in found.left_out), ""]
     return "\n".join(lines)
+
+
+def _ranks_part(summaries: Sequence[RankSummary]) -> list[str]:
+    return [f"## {HEADING}", "", ranks_markdown(summaries)] if summaries else []
 
 
 def write_folder(folder: Path, files: Mapping[str, str]) -> None:
