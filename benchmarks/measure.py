@@ -144,7 +144,7 @@ def profile_step(step: Callable[[], None]) -> dict[str, float]:
     profiler.disable()
     shares = dict.fromkeys(("kernel", "memory format", "autograd", "Python"), 0.0)
     for (file, _, name), (_, _, own, _, _) in pstats.Stats(profiler).stats.items():  # type: ignore[attr-defined]
-        if Path(file).name == "cpu_kernel.py":
+        if Path(file).name in ("cpu_kernel.py", "cpu_positional.py"):
             shares["kernel"] += own
         elif "'contiguous'" in name:
             shares["memory format"] += own
