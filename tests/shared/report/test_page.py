@@ -119,9 +119,9 @@ def test_how_to_read_tells_what_becomes_of_several_commits(make_record, parse_pa
     text = "\n".join(parse_page(render([make_record()])).texts)
     assert (
         "Runs that differ in data, network, protocol or the rule that selects the number never share a table. Runs of "
-        "different commits of the code do, and a line that begins with “Mind” names the commits; but a seed of a norm "
-        "that was run again under another commit counts once, by its newest commit, and the older runs are left out "
-        "and named." in text
+        "different commits of the code do, also as the seeds of one mean, and a line that begins with “Mind” names "
+        "the commits; but a seed of a norm that was run again under another commit counts once, by its newest commit, "
+        "and the older runs are left out and named." in text
     )
 
 

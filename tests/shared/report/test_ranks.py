@@ -215,6 +215,10 @@ def test_the_reader_s_own_runs_stand_for_a_task_before_published_ones(make_recor
     assert "| Architecture search, cifar10 (published) |" in text
     assert "| Few-shot learning, mine |" in text
     assert "published" not in ranks_markdown(rank_summaries(parsed_sections(records))).partition("Rank 1")[0]
+    elsewhere = raw_records(make_record, {"uda": {"bn": 1.0}}, config="mine")
+    (summary,) = rank_summaries(parsed_sections(records + elsewhere), published=theirs)
+    assert ranks_markdown([summary]).count("(published)") == 2
+    assert not summary.own
 
 
 def test_controls_take_no_part(make_record):

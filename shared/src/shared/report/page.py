@@ -218,9 +218,9 @@ def _how_to_read(sections: Sequence[Section]) -> str:
         "protocol on its data; grey and slanted where it does not. A grey number shows the paper's order of the "
         "norms, not a target.",
         "Runs that differ in data, network, protocol or the rule that selects the number never share a table. Runs of "
-        "different commits of the code do, and a line that begins with “Mind” names the commits; but a seed of a norm "
-        "that was run again under another commit counts once, by its newest commit, and the older runs are left out "
-        "and named.",
+        "different commits of the code do, also as the seeds of one mean, and a line that begins with “Mind” names "
+        "the commits; but a seed of a norm that was run again under another commit counts once, by its newest commit, "
+        "and the older runs are left out and named.",
         "G: number of groups of GN, GBGN and BGN. Batch size: images per worker, which is what a norm sees.",
     ]
     lines += [f"Norms: {names}."] if names else []

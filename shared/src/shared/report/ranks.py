@@ -180,9 +180,10 @@ def _summary(norms: frozenset[str], candidates: Sequence[Candidate], published: 
             known = by_task.get(candidate.task)
             if known is None or weight > known[0]:
                 by_task[candidate.task] = (weight, candidate)
+    mixed = any(candidate.section.num_own(published) for candidate in candidates)
     own_runs = any(own for (own, _), _ in by_task.values())
     chosen = [each for _, each in by_task.values()]
-    tasks = tuple(_task_ranks(each, norms, published=own_runs and not own) for (own, _), each in by_task.values())
+    tasks = tuple(_task_ranks(each, norms, published=mixed and not own) for (own, _), each in by_task.values())
     mean_ranks = {norm: math.fsum(task.ranks[norm] for task in tasks) / len(tasks) for norm in norms}
     labels = {row.norm: row for row in headline_grid(chosen[0].section).rows}
     rows = tuple(labels[norm] for norm in sorted(norms, key=lambda norm: (mean_ranks[norm], norm)))
