@@ -192,6 +192,8 @@ def test_a_degenerate_norm_is_told_recorded_and_stopped(tmp_path, capsys):
     record = read_record(only_run(tmp_path / "search"))
     assert (record["status"], record["metrics"], record["curves"]["train/loss"]) == ("degenerate", {}, [])
     assert "gradient of the alphas" in record["warnings"][0]
+    assert run(tmp_path / "large", "--model.norm=in", "--data.image_size=32") == 0
+    assert read_record(only_run(tmp_path / "large"))["protocol"]["auxiliary head"] == 0.4, "as that of the other norms"
     flags = ("--model.norm=in", "--model.search_epochs=0", "--model.genotype=DARTS_V2", "--trainer.max_epochs=1")
     assert run(tmp_path / "retrain", *flags, "--model.cells=4") == 0
     record = read_record(only_run(tmp_path / "retrain"))

@@ -19,7 +19,7 @@ from nas.data import NasData, SearchBatch
 from nas.degeneracy import examine
 from nas.genotype import Genotype, Provenance, genotype_hash, load_genotype, random_genotype, resolve_genotype
 from nas.manas import BanditSettings, LeastSquaresSettings
-from nas.network import EvaluationNetwork, auxiliary_loss
+from nas.network import EvaluationNetwork, auxiliary_loss, auxiliary_resolution
 from nas.outcome import CURVES, SHOWN_IN_SEARCH, nas_outcome
 from nas.searchers import ManasSearch, Searcher
 from nas.stepping import Stepping
@@ -200,8 +200,9 @@ class NasModule(TaskModule):
 
     @property
     def has_auxiliary(self) -> bool:
-        """Whether the network that is retrained has an auxiliary head."""
-        return isinstance(self.network, EvaluationNetwork) and self.network.auxiliary is not None
+        """Whether the network that is retrained has, or will have, an auxiliary head."""
+        place = auxiliary_resolution(self.data.test.resolution, num_cells=self.cells)
+        return self.auxiliary_weight > 0 and place is not None
 
     @property
     def is_searching(self) -> bool:

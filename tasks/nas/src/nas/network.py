@@ -157,7 +157,7 @@ class EvaluationNetwork(nn.Module):
         reductions = reduction_places(num_cells)
         self.auxiliary_place = reductions[-1]
         cells, before, last = [], stem_channels, stem_channels
-        height, width = resolution
+        auxiliary_map = auxiliary_resolution(resolution, num_cells=num_cells) if auxiliary else None
         head: AuxiliaryHead | None = None
         for index in range(num_cells):
             is_reduction = index in reductions
@@ -170,10 +170,8 @@ class EvaluationNetwork(nn.Module):
                 )
             )  # fmt: skip
             before, last = last, len(cell.nodes) * channels
-            if is_reduction:
-                height, width = height // 2, width // 2
-            if auxiliary and index == self.auxiliary_place and min(height, width) >= AUXILIARY_SIDE:
-                head = AuxiliaryHead(last, resolution=(height, width), num_classes=num_classes, norm_layer=norm_layer)
+            if auxiliary_map is not None and index == self.auxiliary_place:
+                head = AuxiliaryHead(last, resolution=auxiliary_map, num_classes=num_classes, norm_layer=norm_layer)
         self.cells = nn.ModuleList(cells)
         self.auxiliary = head
         self.classifier = nn.Linear(last, num_classes)
@@ -191,6 +189,21 @@ class EvaluationNetwork(nn.Module):
                 auxiliary = self.auxiliary(last)
         logits = self.classifier(last.mean(dim=(2, 3)))
         return (logits, auxiliary) if self.training else logits
+
+
+def auxiliary_resolution(resolution: tuple[int, int], *, num_cells: int) -> tuple[int, int] | None:
+    """Return height and width of the map that the auxiliary head reads, after the last reduction cell.
+
+    Args:
+        resolution: Height and width of the images.
+        num_cells: Cells of the network.
+
+    Returns:
+        The map's; None where it is too small for the head.
+    """
+    scale = 2 ** len(reduction_places(num_cells))
+    found = (resolution[0] // scale, resolution[1] // scale)
+    return found if min(found) >= AUXILIARY_SIDE else None
 
 
 def auxiliary_loss(
