@@ -1,5 +1,6 @@
 """Grids: cells, overrides, shares, and running only what is not finished."""
 
+import functools
 import json
 import os
 import signal
@@ -210,9 +211,13 @@ def test_ctrl_c_while_cells_save_stops_them_at_once():
     for process in processes:
         assert process.stdout.readline() == b"ready\n"
     again = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
-    again.start()
-    stop_all(processes)
-    again.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
+    try:
+        again.start()
+        stop_all(processes)
+        again.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert [process.returncode for process in processes] == [3, 3]
     for process in processes:
         process.stdout.close()
@@ -223,7 +228,9 @@ def test_ctrl_c_stops_the_cells_and_the_same_command_goes_on_with_them(grid, tmp
     runs = tmp_path / "runs"
     grid.write_text(GRID.replace("[bn, none]", "[bn]"))
     flags = [f"--grid={grid}", f"--runs={runs}", "--seed=0", "--wandb=off", "--args=--trainer.max_epochs=60"]
-    process = subprocess.Popen([sys.executable, "-m", "shared.sweep", *flags], stdout=subprocess.PIPE, text=True)
+    listening = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests in the background ignore it
+    command = [sys.executable, "-m", "shared.sweep", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=listening)
     deadline = time.monotonic() + 120
     while not list(runs.rglob("last.ckpt")) and time.monotonic() < deadline:
         time.sleep(0.1)
