@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from norm_layers.build import load_kernel
+from norm_layers.derivative import plain_gradients
 from norm_layers.eager import is_eager, is_readable, wants_gradients
 from norm_layers.plain import affine_parameters, plain_positional_norm, statistics_dtype
 
@@ -84,7 +85,7 @@ def _normalise(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     """Give the output, and means over reciprocal standard deviations, shape (2, N * positions)."""
     sizes, y = _sizes(x), torch.empty_like(x)
     num_statistics = sizes[0] * sizes[2]
-    statistics = torch.empty(2, num_statistics, dtype=statistics_dtype(x))
+    statistics = torch.empty(2, num_statistics, dtype=statistics_dtype(x), device="cpu")
     means = statistics.data_ptr()
     positional_functions()[x.dtype].normalise(
         *sizes,
@@ -114,14 +115,12 @@ class _PositionalNorm(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, statistics = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled():
-            y = plain_positional_norm(x, weight, bias, eps=ctx.eps)
-            inputs = [values for values, want in zip((x, weight, bias), wanted) if want and values is not None]
-            gradients = iter(torch.autograd.grad(y, inputs, dy, create_graph=True))
-            return *(next(gradients) if want else None for want in wanted), None
+        if torch.is_grad_enabled() or not is_eager(dy):
+            norm = functools.partial(plain_positional_norm, eps=ctx.eps)
+            return *plain_gradients(norm, (x, weight, bias), dy, wanted=wanted), None
         dy = dy.contiguous()
         dx = torch.empty_like(x) if wanted[0] else None
-        affine = [torch.empty(x.shape[1], dtype=statistics.dtype) for _ in range(2)]
+        affine = [torch.empty(x.shape[1], dtype=statistics.dtype, device="cpu") for _ in range(2)]
         means = statistics.data_ptr()
         positional_functions()[x.dtype].differentiate(
             *_sizes(x),

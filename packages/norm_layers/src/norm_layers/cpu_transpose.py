@@ -77,4 +77,4 @@ class _Exchange(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
-        return in_format(dy, ctx.source), None, None
+        return in_format(dy, ctx.source) if is_eager(dy) else dy, None, None

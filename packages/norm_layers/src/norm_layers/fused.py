@@ -13,6 +13,7 @@ from torch import Tensor
 
 from norm_layers.cpu_kernel import KernelOptions, cpu_differentiate, cpu_functions, cpu_normalise
 from norm_layers.cpu_transpose import in_format
+from norm_layers.derivative import plain_gradients
 from norm_layers.eager import is_eager, is_readable, wants_gradients
 from norm_layers.groups import Uneven
 from norm_layers.plain import affine_parameters, plain_batch_group_norm, plain_flat_group_norm, statistics_dtype
@@ -58,6 +59,8 @@ def fused_batch_group_norm(
     """
     if not is_eager(x, weight, bias) or not (_cpu_serves(x) or (training and triton_serves(x))):
         return None
+    if (running_mean is None) is not (running_var is None):
+        return None  # which torch refuses
     channels_last = not x.is_contiguous() and memory_format(x) is not torch.contiguous_format
     layout = batch_layout(x.shape, num_groups, uneven, channels_last, training)
     if layout.num_groups == layout.num_channels:
@@ -155,7 +158,7 @@ class _FusedNorm(torch.autograd.Function):
         x, weight, bias, statistics = ctx.saved_tensors
         options = ctx.options
         wanted = ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or not is_eager(dy):
             return *_plain_gradients(dy, x, weight, bias, statistics, wanted, options), None, None
         layout = options.layout
         if layout.channels_last or not dy.is_contiguous():
@@ -173,21 +176,20 @@ def _plain_gradients(
     wanted: Sequence[bool],
     options: KernelOptions,
 ) -> list[Tensor | None]:
-    """Give the gradients as functions of x, the parameters and dy that can be differentiated again."""
+    """Give the gradients through torch's own operations."""
     layout, eps = options.layout, options.eps
-    if not options.training:
-        mean, inverse = statistics  # as they were: the layer's own may have moved since
-        y = plain_batch_group_norm(
-            x, mean, inverse.pow(-2) - eps, weight, bias, num_groups=layout.num_groups, training=False, eps=eps
-        )
-    elif layout.rows == 1:  # flat groups, or a batch of one, which is the same
-        groups = layout.num_groups // layout.samples
-        y = plain_flat_group_norm(x, weight, bias, num_groups=groups, eps=eps)
-    else:
-        y = plain_batch_group_norm(x, None, None, weight, bias, num_groups=layout.num_groups, training=True, eps=eps)
-    inputs = [values for values, want in zip((x, weight, bias), wanted) if want and values is not None]
-    gradients = iter(torch.autograd.grad(y, inputs, dy, create_graph=True))
-    return [next(gradients) if want else None for want in wanted]
+
+    def normalise(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        groups = layout.num_groups
+        if not options.training:
+            mean, inverse = statistics  # as they were: the layer's own may have moved since
+            var = inverse.pow(-2) - eps
+            return plain_batch_group_norm(x, mean, var, weight, bias, num_groups=groups, training=False, eps=eps)
+        if layout.rows == 1:  # flat groups, or a batch of one, which is the same
+            return plain_flat_group_norm(x, weight, bias, num_groups=groups // layout.samples, eps=eps)
+        return plain_batch_group_norm(x, None, None, weight, bias, num_groups=groups, training=True, eps=eps)
+
+    return plain_gradients(normalise, (x, weight, bias), dy, wanted=wanted)
 
 
 def _cpu_serves(x: Tensor) -> bool:

@@ -14,6 +14,7 @@ import triton
 from torch import Tensor
 
 from norm_layers import triton_kernels as kernels
+from norm_layers.derivative import plain_gradients
 from norm_layers.plain import plain_batch_group_norm
 from norm_layers.plan import ColumnPieces, MatrixLayout, cut_columns
 
@@ -247,13 +248,11 @@ def _backward(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ..
     x, weight, bias, statistics = ctx.saved_tensors
     num_groups, channels_last, eps = ctx.options
     if torch.is_grad_enabled():
-        with torch.enable_grad():
-            y = plain_batch_group_norm(x, None, None, weight, bias, num_groups=num_groups, training=True, eps=eps)
-        inputs = [values for values in (x, weight, bias) if values is not None and values.requires_grad]
-        found = iter(torch.autograd.grad(y, inputs, dy, create_graph=True))
-        gradients = [
-            next(found) if values is not None and values.requires_grad else None for values in (x, weight, bias)
-        ]
+
+        def normalise(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+            return plain_batch_group_norm(x, None, None, weight, bias, num_groups=num_groups, training=True, eps=eps)
+
+        gradients = plain_gradients(normalise, (x, weight, bias), dy, wanted=ctx.needs_input_grad[:3])
         return *gradients, None, None, None, None
     form = torch.preserve_format if dy.stride() == x.stride() else _format(x, channels_last)
     dy = dy if form is torch.preserve_format else dy.contiguous(memory_format=form)
