@@ -1,5 +1,8 @@
 """What the CPU kernels must not be asked for, or must do whatever else goes on in the process."""
 
+import sys
+import threading
+
 import pytest
 import torch
 from torch import nn
@@ -51,6 +54,36 @@ def test_a_batch_of_output_gradients(name, options, layout, unchecked):
     for row, unit in enumerate(torch.eye(3)):
         expected = torch.autograd.grad(y, inputs, unit, retain_graph=True)
         torch.testing.assert_close([values[row] for values in actual], list(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "options"), NORMS)
+def test_another_default_device(name, options):
+    norm = make_norm(name, 8, **options)
+    x = torch.randn(2, 8, 6, 5, requires_grad=True)
+    with torch.device("meta"):
+        norm(x).pow(3).sum().backward()
+    assert x.grad.is_cpu
+    assert norm.weight.grad.is_cpu
+
+
+def test_threads_whose_shapes_push_one_another_out_of_the_cache():
+    wrong = []
+
+    def work():
+        for width in range(3, 150):
+            x = torch.full((2, 6, 5, width), 2.0)
+            y = batch_group_norm(x, None, None, None, None, num_groups=4, training=True)
+            wrong.extend([width] if y.any() else [])
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sys.setswitchinterval(interval)
+    assert not wrong
 
 
 def test_one_running_statistic_without_the_other_is_refused():

@@ -107,10 +107,12 @@ def cpu_normalise(
     layout, training, momentum, unbiased, eps = options
     y = torch.empty_like(x)
     dtype, num_groups = x.dtype, layout.num_groups
-    statistics = torch.empty(2, num_groups, dtype=torch.float64 if dtype is torch.float64 else torch.float32)
+    kept = torch.float64 if dtype is torch.float64 else torch.float32
+    statistics = torch.empty(2, num_groups, dtype=kept, device="cpu")  # whatever the default device
     means = statistics.data_ptr()
+    plan, _alive = _plan(layout, x.element_size())
     tensors = (
-        _plan(layout, x.element_size())[0],
+        plan,
         x.data_ptr(),
         y.data_ptr(),
         None if weight is None else weight.data_ptr(),
@@ -146,11 +148,12 @@ def cpu_differentiate(
     """
     layout = options.layout
     dx = torch.empty_like(x) if needs_input else None
-    dweight = torch.empty(layout.num_channels, dtype=statistics.dtype)
+    dweight = torch.empty(layout.num_channels, dtype=statistics.dtype, device="cpu")
     dbias = torch.empty_like(dweight)
     means = statistics.data_ptr()
+    plan, _alive = _plan(layout, x.element_size())
     cpu_functions()[x.dtype].differentiate(
-        _plan(layout, x.element_size())[0],
+        plan,
         dy.data_ptr(),
         x.data_ptr(),
         None if dx is None else dx.data_ptr(),
@@ -167,7 +170,10 @@ def cpu_differentiate(
 
 @functools.lru_cache(maxsize=256)
 def _plan(layout: MatrixLayout, element_size: int) -> tuple[int, object]:
-    """Give the address of the kernel's plan, and what keeps it alive."""
+    """Give the address of the kernel's plan, and what keeps it alive, which the caller holds while the kernel runs.
+
+    Another thread's calls may push the plan out of the cache meanwhile, or have put one of their own there.
+    """
     walk = plan_walk(layout, element_size=element_size)
     runs, segments = walk.runs, walk.segments
     sizes = (layout.rows, layout.columns, layout.num_groups, layout.num_channels, len(walk.bundle_groups) - 1)
