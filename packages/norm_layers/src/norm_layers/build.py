@@ -53,7 +53,7 @@ def load_kernel() -> ctypes.CDLL | None:
         return None
     try:
         return ctypes.CDLL(str(_cached_library()))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # no home is a RuntimeError
         detail = getattr(error, "stderr", None) or error
         _logger.info("norm_layers: no CPU kernel, torch's own operations instead: %s", detail)
         return None
@@ -61,27 +61,42 @@ def load_kernel() -> ctypes.CDLL | None:
 
 def _cached_library() -> Path:
     """Give the path of the library, which is there then."""
-    flags = _compiler_flags()
-    sources = [source.read_text(encoding="utf-8") for source in (*_UNITS, *_HEADERS)]
-    parts = [*sources, *flags, sys.platform, platform.machine()]
-    name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    flags, openmp = _compiler_flags(), _openmp_of_torch()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "norm_layers"
-    library = cache / f"cpu_kernel-{name}.so"
+    library = cache / library_name(flags, openmp)
     if not library.exists():
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _compile(flags, library)
+        _compile(flags, openmp, library)
     return library
 
 
-def _compile(flags: list[str], library: Path) -> None:
+def library_name(flags: list[str], openmp: list[Path]) -> str:
+    """Give the file name of the library.
+
+    Args:
+        flags: Compiler flags.
+        openmp: OpenMP libraries that it is linked to. Their names differ between builds of torch, and the kernel of
+            one does not load beside another one.
+
+    Returns:
+        A name of its own for everything that decides what the library is.
+    """
+    sources = [source.read_text(encoding="utf-8") for source in (*_UNITS, *_HEADERS)]
+    parts = [*sources, *flags, *(path.name for path in openmp), sys.platform, platform.machine()]
+    return f"cpu_kernel-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.so"
+
+
+def _compile(flags: list[str], openmp: list[Path], library: Path) -> None:
     """Compile the kernel to a temporary file and move it into place."""
     compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
     if compiler is None:
         raise OSError("there is no C++ compiler on the path")
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         built = Path(folder) / library.name
-        command = [*compiler.split(), *flags, *map(str, _UNITS), *_openmp_of_torch(), "-o", str(built)]
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=_SECONDS)
+        linked = ["-Wl,--as-needed", *map(str, openmp)] if openmp else []
+        command = [*compiler.split(), *flags, *map(str, _UNITS), *linked, "-o", str(built)]
+        # A compiler writes in the encoding that it likes.
+        subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=_SECONDS)
         built.replace(library)
 
 
@@ -91,7 +106,6 @@ def _compiler_flags() -> list[str]:
     return ["-std=c++17", "-O3", *instructions, "-fno-math-errno", "-fopenmp", "-fPIC", "-shared", "-w"]
 
 
-def _openmp_of_torch() -> list[str]:
+def _openmp_of_torch() -> list[Path]:
     """Give the OpenMP library that torch brings, whose threads the kernel should share, ahead of the compiler's."""
-    libraries = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
-    return ["-Wl,--as-needed", *map(str, libraries)] if libraries else []
+    return sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
