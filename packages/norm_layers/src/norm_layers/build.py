@@ -14,9 +14,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+"""What the kernel computes in, by the ending of its functions' names."""
 
 _UNITS = [Path(__file__).with_name(name) for name in ("cpu_kernel.cpp", "cpu_positional.cpp", "cpu_transpose.cpp")]
 _HEADERS = [Path(__file__).with_name(name) for name in ("cpu_plan.h", "cpu_reductions.h", "cpu_vectors.h")]
@@ -57,6 +62,29 @@ def load_kernel() -> ctypes.CDLL | None:
         detail = getattr(error, "stderr", None) or error
         _logger.info("norm_layers: no CPU kernel, torch's own operations instead: %s", detail)
         return None
+
+
+def kernel_functions(
+    arguments: Mapping[str, Sequence[Any]], kinds: Sequence[str]
+) -> dict[str, list[Callable[..., None]]]:
+    """Give functions of the CPU kernel, which return nothing, by kind.
+
+    Args:
+        arguments: Types of the arguments by the name of a function without its kind.
+        kinds: What the names in the library end with, behind an underscore: "float32", or the bytes of a value.
+
+    Returns:
+        For each kind the functions in the order of `arguments`; nothing where there is no kernel.
+    """
+    library = load_kernel()
+    if library is None:
+        return {}
+    found: dict[str, list[Any]] = {}
+    for kind in kinds:
+        found[kind] = [library[f"{name}_{kind}"] for name in arguments]
+        for function, types in zip(found[kind], arguments.values()):
+            function.argtypes, function.restype = types, None
+    return found
 
 
 def _cached_library() -> Path:

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from norm_layers.build import load_kernel
+from norm_layers.build import DTYPES, kernel_functions
 from norm_layers.plan import MatrixLayout, plan_walk
 
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_double
 _NUMBERS = ("rows", "columns", "groups", "channels", "bundles", "chunks", "wide_runs", "wide_segments", "inside")
 _ARRAYS = (
@@ -51,18 +50,8 @@ def cpu_functions() -> dict[torch.dtype, _Functions]:
     Returns:
         The functions; nothing where there is no kernel.
     """
-    library = load_kernel()
-    if library is None:
-        return {}
-    functions = {}
-    for dtype in _DTYPES:
-        found = []
-        for name, arguments in _ARGUMENTS.items():
-            function = library[f"{name}_{str(dtype).removeprefix('torch.')}"]
-            function.argtypes, function.restype = arguments, None
-            found.append(function)
-        functions[dtype] = _Functions(*found)
-    return functions
+    found = kernel_functions(_ARGUMENTS, list(DTYPES))
+    return {DTYPES[kind]: _Functions(*functions) for kind, functions in found.items()}
 
 
 class KernelOptions(NamedTuple):

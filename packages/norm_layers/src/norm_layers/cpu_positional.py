@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from norm_layers.build import load_kernel
+from norm_layers.build import DTYPES, kernel_functions
 from norm_layers.derivative import plain_gradients
 from norm_layers.eager import is_eager, is_readable, wants_gradients
 from norm_layers.plain import affine_parameters, plain_positional_norm, statistics_dtype
 
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 _LONG, _POINTER, _INT, _FLOAT = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int, ctypes.c_double
 _LEAST_POSITIONS = 16  # of a sample: a vector of float32
 
@@ -29,6 +28,12 @@ class _Functions(NamedTuple):
     differentiate: Callable[..., None]
 
 
+_ARGUMENTS: dict[str, list[Any]] = {
+    "positions": [_LONG] * 3 + [_POINTER] * 6 + [_FLOAT, _INT],
+    "positions_gradient": [_LONG] * 3 + [_POINTER] * 8 + [_INT],
+}
+
+
 @functools.cache
 def positional_functions() -> dict[torch.dtype, _Functions]:
     """Give the kernel's functions by dtype of the input.
@@ -36,18 +41,8 @@ def positional_functions() -> dict[torch.dtype, _Functions]:
     Returns:
         The functions; nothing where there is no kernel.
     """
-    library = load_kernel()
-    if library is None:
-        return {}
-    functions = {}
-    for dtype in _DTYPES:
-        name = str(dtype).removeprefix("torch.")
-        normalise, differentiate = library[f"positions_{name}"], library[f"positions_gradient_{name}"]
-        normalise.argtypes = [_LONG] * 3 + [_POINTER] * 6 + [_FLOAT, _INT]
-        differentiate.argtypes = [_LONG] * 3 + [_POINTER] * 8 + [_INT]
-        normalise.restype = differentiate.restype = None
-        functions[dtype] = _Functions(normalise, differentiate)
-    return functions
+    found = kernel_functions(_ARGUMENTS, list(DTYPES))
+    return {DTYPES[kind]: _Functions(*functions) for kind, functions in found.items()}
 
 
 def fused_positional_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float) -> Tensor | None:

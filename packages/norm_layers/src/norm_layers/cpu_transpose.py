@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from norm_layers.build import load_kernel
+from norm_layers.build import kernel_functions
 from norm_layers.eager import is_eager
 from norm_layers.shapes import memory_format
 
@@ -23,16 +23,8 @@ def transpose_functions() -> dict[int, Callable[..., None]]:
     Returns:
         The functions; nothing where there is no kernel.
     """
-    library = load_kernel()
-    if library is None:
-        return {}
-    functions: dict[int, Callable[..., None]] = {}
-    for size in (2, 4, 8):
-        function = library[f"transpose_{size}"]
-        function.argtypes = [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 2 + [ctypes.c_int]
-        function.restype = None
-        functions[size] = function
-    return functions
+    arguments = {"transpose": [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 2 + [ctypes.c_int]}
+    return {int(kind): function for kind, (function,) in kernel_functions(arguments, ["2", "4", "8"]).items()}
 
 
 def in_format(x: Tensor, form: torch.memory_format) -> Tensor:
