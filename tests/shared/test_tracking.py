@@ -12,7 +12,7 @@ import pytest
 
 from shared.catalog import load_tasks
 from shared.errors import UserError
-from shared.wandb_mode import api_key, resolve_mode
+from shared.wandb_mode import api_key, resolve_mode, server_address
 
 SMOKE = load_tasks()["classification"].configs["smoke"]
 KEY = "a" * 40
@@ -50,6 +50,36 @@ def test_a_key_is_found_in_the_netrc_file_of_the_server_in_use(monkeypatch, tmp_
     (tmp_path / "netrc").chmod(0o600)
     assert api_key() == KEY
     assert resolve_mode("auto") == "online"
+
+
+@pytest.mark.parametrize(
+    ("server", "machine"),
+    [
+        ("http://127.0.0.1:9", "127.0.0.1:9"),  # as `wandb login` writes it
+        ("https://api.wandb.ai", "api.wandb.ai"),
+        (None, "api.wandb.ai"),  # a key from before W&B's server got its second name
+        (None, "api.forge.coreweave.com"),
+    ],
+)
+def test_a_key_is_found_under_every_name_of_the_server(server, machine, monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    if server is not None:
+        monkeypatch.setenv("WANDB_BASE_URL", server)
+    (tmp_path / "netrc").write_text(f"machine other.example\n  login user\n  password {'b' * 40}\n")
+    (tmp_path / "netrc").chmod(0o600)
+    assert api_key() is None
+    with (tmp_path / "netrc").open("a") as file:
+        file.write(f"machine {machine}\n  login user\n  password {KEY}\n")
+    assert api_key() == KEY
+
+
+def test_the_server_of_wandb_login_is_in_use(monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    assert server_address() == "https://api.forge.coreweave.com"
+    (tmp_path / "settings").write_text("[default]\nbase_url = http://127.0.0.1:8\n")
+    assert server_address() == "http://127.0.0.1:8"
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    assert server_address() == "http://127.0.0.1:9"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`make sync`: each run that W&B lacks is sent once."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -106,6 +107,16 @@ def test_without_an_answer_nothing_is_sent_and_one_line_says_so(settings, fault,
     assert len(lines) == 1, lines
     assert lines[0].startswith(named)
     assert not list(runs.rglob("*.synced"))
+
+
+@pytest.mark.usefixtures("own_wandb")
+@pytest.mark.parametrize("fault", [401, 503])
+def test_no_process_of_wandb_is_started_for_a_server_that_is_out_of_order(fault, server):
+    """W&B's process went on trying after the error, and the command waited for it."""
+    server.fault = fault
+    with pytest.raises(UserError, match=f"make sync needs an answer of W&B; got: .*{fault}"):
+        connect("make sync")
+    assert "WANDB_SERVICE" not in os.environ
 
 
 @pytest.mark.usefixtures("own_wandb")
