@@ -7,6 +7,16 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch counts the cores, which the workers share
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]):
+    """A worker gets whole files, because a file's tests share runs, and all of W&B's, which share a server."""
+    for item in items:
+        folder = item.path.parent
+        item.add_marker(pytest.mark.xdist_group("online" if folder.name == "online" else str(item.path)))
+
 
 @pytest.fixture(autouse=True, scope="session")
 def quiet_environment(tmp_path_factory: pytest.TempPathFactory):

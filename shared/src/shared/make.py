@@ -55,6 +55,8 @@ TARGETS = {
     "lint": "ruff and mypy",
     "lock": "resolve the dependencies anew and write requirements.lock",
 }
+WHOLE_SUITE = ["-n", "auto", "--maxprocesses=4", "--dist=loadgroup"]
+"""What pytest gets where `make test` comes without args=: processes share the tests."""
 MODULES = {
     "runs": ["shared.listing"],
     "clean-runs": ["shared.listing", "--clean"],
@@ -227,7 +229,7 @@ def target_commands(target: str, variables: dict[str, str], tasks: dict[str, Tas
 def development_commands(target: str, *, of: str = "", args: str = "") -> list[list[str]]:
     """Return the argument lists of the tests, the benchmarks or the linters."""
     if target == "test":
-        return [["-m", "pytest", *split_flags(args)]]
+        return [["-m", "pytest", *(split_flags(args) or WHOLE_SUITE)]]
     if target == "bench":
         if of:
             return [["-m", f"benchmarks.{choose('of', of, BENCHMARKS)}", *split_flags(args)]]
