@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from norm_layers.build import load_kernel
+
 PROGRAM = """
 import logging
 from norm_layers.build import load_kernel
@@ -57,3 +59,12 @@ def test_a_user_without_a_home():
     done = load(become + PROGRAM, XDG_CACHE_HOME=None, HOME=None)
     assert (done.returncode, done.stdout.strip()) == (0, b"None"), done.stderr
     assert b"no CPU kernel" in done.stderr
+
+
+@pytest.mark.skipif(load_kernel() is None, reason="there is no C++ compiler with OpenMP to build the kernel")
+def test_a_library_of_no_length_is_built_anew(tmp_path):
+    assert b"CDLL" in load(XDG_CACHE_HOME=str(tmp_path)).stdout
+    (library,) = (tmp_path / "norm_layers").iterdir()
+    library.write_bytes(b"")  # as a machine may leave it that lost its power
+    assert b"CDLL" in load(XDG_CACHE_HOME=str(tmp_path)).stdout
+    assert library.stat().st_size > 0

@@ -37,6 +37,10 @@ CASES = [
     ((2, 16, 11), 8),
     ((2, 8, 3, 4, 5), 4),
     ((1, 8, 7, 7), 2),
+    ((3, 36, 7, 5), 12),
+    ((2, 100, 6, 6), 400),
+    ((2, 600, 3, 3), 7),
+    ((40, 24, 5, 5), 32),
 ]
 LAYOUTS = ["contiguous", "channels_last", "sliced", "transposed", "expanded"]
 
@@ -188,15 +192,19 @@ def test_second_derivatives(num_groups, channels_last):
     assert torch.autograd.gradgradcheck(function, inputs)
 
 
+@pytest.mark.parametrize("num_groups", [8, 32, 23])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_no_result_depends_on_the_number_of_threads(layout):
+def test_no_result_depends_on_the_number_of_threads(layout, num_groups):
     x, gradient = (arrange(torch.randn(8, 16, 30, 30), layout) for _ in range(2))
     weight, bias = torch.rand(16), torch.rand(16)
     before = torch.get_num_threads()
     results = []
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)
-        results.append(run(batch_group_norm, x, weight, bias, gradient, num_groups=8, dtype=torch.float32))
+        results.append(run(batch_group_norm, x, weight, bias, gradient, num_groups=num_groups, dtype=torch.float32))
+        y = flat_group_norm(x.requires_grad_(), weight, bias, num_groups=num_groups)
+        results[-1] += [y.detach(), *torch.autograd.grad(y, x, gradient)]
+        x.requires_grad_(False)
     torch.set_num_threads(before)
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other))
 

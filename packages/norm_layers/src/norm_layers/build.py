@@ -23,8 +23,9 @@ import torch
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 """What the kernel computes in, by the ending of its functions' names."""
 
-_UNITS = [Path(__file__).with_name(name) for name in ("cpu_kernel.cpp", "cpu_positional.cpp", "cpu_transpose.cpp")]
-_HEADERS = [Path(__file__).with_name(name) for name in ("cpu_plan.h", "cpu_reductions.h", "cpu_vectors.h")]
+_UNITS = [Path(__file__).with_name(f"cpu_{name}.cpp") for name in ("bands", "kernel", "positional", "transpose")]
+_PARTS = ("bands", "operations", "plan", "reductions", "vectors")
+_HEADERS = [Path(__file__).with_name(f"cpu_{name}.h") for name in _PARTS]
 
 # What torch's own kernels may use on this processor is what this one may use.
 _INSTRUCTIONS = {
@@ -92,7 +93,7 @@ def _cached_library() -> Path:
     flags, openmp = _compiler_flags(), _openmp_of_torch()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "norm_layers"
     library = cache / library_name(flags, openmp)
-    if not library.exists():
+    if not library.exists() or library.stat().st_size == 0:  # empty: a machine lost its power
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         _compile(flags, openmp, library)
     return library
@@ -125,6 +126,8 @@ def _compile(flags: list[str], openmp: list[Path], library: Path) -> None:
         command = [*compiler.split(), *flags, *map(str, _UNITS), *linked, "-o", str(built)]
         # A compiler writes in the encoding that it likes.
         subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=_SECONDS)
+        with built.open("rb") as file:
+            os.fsync(file.fileno())
         built.replace(library)
 
 

@@ -2,79 +2,18 @@
 // threads.
 
 #include <cmath>
-#include <memory>
 
+#include "cpu_operations.h"
 #include "cpu_plan.h"
 #include "cpu_reductions.h"
 
 namespace {
-
-// Room for numbers; not cleared.
-struct Room {
-  std::unique_ptr<double[]> values;
-  explicit Room(int64_t count) : values(new double[count]) {}
-  double* operator+(int64_t offset) const { return values.get() + offset; }
-  double& operator[](int64_t i) const { return values[i]; }
-};
 
 // A segment's part of a walk: its columns in the block, and what is done to its values.
 template <typename T> struct Line {
   int64_t begin, end;
   Scalar<T> center, scale, slope, shift;
 };
-
-// y = (x - center) * scale + shift.
-template <typename T> struct Normalise {
-  static constexpr bool HAS_SLOPE = false;
-  const T* x;
-  T* y;
-
-  T* result() const { return y; }
-  Vector<T> whole(int64_t at, Vector<T> center, Vector<T> scale, Vector<T>, Vector<T> shift) const {
-    return (load(x + at) - center) * scale + shift;
-  }
-  Vector<T> part(int64_t at, int64_t count, Vector<T> center, Vector<T> scale, Vector<T>, Vector<T> shift) const {
-    return (load(x + at, count) - center) * scale + shift;
-  }
-};
-
-// dx = dy * scale + (x - center) * slope + shift.
-template <typename T> struct Differentiate {
-  static constexpr bool HAS_SLOPE = true;
-  const T *dy, *x;
-  T* dx;
-
-  T* result() const { return dx; }
-  Vector<T> whole(int64_t at, Vector<T> center, Vector<T> scale, Vector<T> slope, Vector<T> shift) const {
-    return load(dy + at) * scale + ((load(x + at) - center) * slope + shift);
-  }
-  Vector<T> part(int64_t at, int64_t count, Vector<T> center, Vector<T> scale, Vector<T> slope,
-                 Vector<T> shift) const {
-    return load(dy + at, count) * scale + ((load(x + at, count) - center) * slope + shift);
-  }
-};
-
-template <typename T> inline Vector<T> spread(Scalar<T> value) { return Vector<T>{} + value; }
-
-// Do an operation to some rows of NUMBER vectors of columns, each with lines of its own.
-template <typename T, int NUMBER, typename Operation>
-inline void apply_columns(const Operation& operation, int64_t start, int64_t rows, int64_t stride,
-                          const Scalar<T>* centers, const Scalar<T>* scales, const Scalar<T>* slopes,
-                          const Scalar<T>* shifts) {
-  constexpr int64_t L = LANES<T>;
-  Vector<T> center[NUMBER], scale[NUMBER], slope[NUMBER], shift[NUMBER];
-  for (int k = 0; k < NUMBER; ++k) {
-    center[k] = load(centers + k * L);
-    scale[k] = load(scales + k * L);
-    slope[k] = load(slopes + k * L);
-    shift[k] = load(shifts + k * L);
-  }
-  for (int64_t row = 0; row < rows; ++row)
-    for (int k = 0; k < NUMBER; ++k) {
-      const int64_t at = start + row * stride + k * L;
-      store(operation.result() + at, operation.whole(at, center[k], scale[k], slope[k], shift[k]));
-    }
-}
 
 // Do an operation to the rows from `first` to `last` of a block, whose segments `line_of` describes.
 template <typename T, typename Operation, typename LineOf>
@@ -198,7 +137,7 @@ void normalise(const Plan& plan, const T* x, T* y, const Scalar<T>* weight, cons
   double* group_squares = group_means + plan.groups;
   prefer_huge_pages(y, plan.rows * plan.columns * sizeof(T));
   walk(
-      plan, useful_threads(plan, threads),
+      plan, useful_threads(plan.rows * plan.columns, threads),
       [&](int64_t block, int64_t chunk) {
         const int64_t offset = chunk * plan.runs();
         block_moments(plan, x, block, chunk, run_means + offset, run_squares + offset);
@@ -237,7 +176,7 @@ void evaluate(const Plan& plan, const T* x, T* y, const Scalar<T>* weight, const
     inverses[g] = 1 / std::sqrt(double(running_var[g]) + eps);
   }
   prefer_huge_pages(y, plan.rows * plan.columns * sizeof(T));
-  threads = useful_threads(plan, threads);
+  threads = useful_threads(plan.rows * plan.columns, threads);
   const auto line_of = [&](int64_t s) { return output_line<T>(plan, s, means, inverses, weight, bias); };
   // Nothing is read twice: wide segments in the order of memory, narrow ones in blocks whose lines serve some rows.
   const int64_t blocks = plan.blocks(), parts = plan.wide_segments ? plan.rows : (plan.rows + 255) / 256;
@@ -299,7 +238,7 @@ void differentiate(const Plan& plan, const T* dy, const T* x, T* dx, const Scala
   double* channel_products = channel_sums + plan.channels;
   if (dx) prefer_huge_pages(dx, plan.rows * plan.columns * sizeof(T));
   walk(
-      plan, useful_threads(plan, threads),
+      plan, useful_threads(plan.rows * plan.columns, threads),
       [&](int64_t block, int64_t chunk) {
         block_products(plan, dy, x, means, block, chunk, sums + chunk * segments, products + chunk * segments);
       },

@@ -1,4 +1,4 @@
-"""The CPU kernel behind plain Python calls: normalise a matrix by groups of its columns, and the derivative."""
+"""The CPU kernel behind plain Python calls: normalise by groups of the merged (C, H, W) axis, and the derivative."""
 
 import ctypes
 import functools
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from norm_layers.bands import BandLayout, plan_bands
 from norm_layers.build import DTYPES, kernel_functions
 from norm_layers.plan import MatrixLayout, plan_walk
 
@@ -17,6 +18,21 @@ _ARRAYS = (
     *("bundle_blocks", "bundle_groups", "block_starts", "group_starts", "run_starts", "block_runs", "group_runs"),
     *("segment_starts", "segment_groups", "segment_channels", "block_segments", "group_segments"),
 )
+
+
+_BAND_NUMBERS = (
+    "problems", "samples", "positions", "channels", "groups", "bands", "bundles", "chunks", "inside",
+)  # fmt: skip
+_BAND_ARRAYS = ("band_starts", "cell_groups", "bundle_bands", "bundle_groups", "listed_groups", "group_values")
+
+
+class _Bands(ctypes.Structure):
+    """The struct `Bands` of the kernel."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in _BAND_NUMBERS),
+        *((name, _POINTER) for name in _BAND_ARRAYS),
+    ]
 
 
 class _Plan(ctypes.Structure):
@@ -29,7 +45,7 @@ class _Plan(ctypes.Structure):
 
 
 class _Functions(NamedTuple):
-    """The functions of the kernel for one dtype."""
+    """The functions of the kernel for one dtype and one kind of layout."""
 
     normalise: Callable[..., None]
     evaluate: Callable[..., None]
@@ -44,28 +60,33 @@ _ARGUMENTS: dict[str, list[Any]] = {
 
 
 @functools.cache
-def cpu_functions() -> dict[torch.dtype, _Functions]:
-    """Give the kernel's functions by dtype of the input; the first call loads the kernel, and builds it if need be.
+def cpu_functions() -> dict[tuple[type, torch.dtype], _Functions]:
+    """Give the kernel's functions by layout and dtype of the input; the first call loads it, and builds it if need be.
 
     Returns:
         The functions; nothing where there is no kernel.
     """
-    found = kernel_functions(_ARGUMENTS, list(DTYPES))
-    return {DTYPES[kind]: _Functions(*functions) for kind, functions in found.items()}
+    functions: dict[tuple[type, torch.dtype], _Functions] = {}
+    for layout, prefix in ((MatrixLayout, ""), (BandLayout, "bands_")):
+        found = kernel_functions({prefix + name: types for name, types in _ARGUMENTS.items()}, list(DTYPES))
+        functions.update({(layout, DTYPES[kind]): _Functions(*calls) for kind, calls in found.items()})
+    return functions
 
 
 class KernelOptions(NamedTuple):
     """What the kernel is told beside tensors.
 
     Args:
-        layout: The input as a matrix.
+        layout: The input as a matrix, or in bands.
+        form: Memory format of the input in that layout.
         training: Whether the batch's statistics normalise, else the running ones.
         momentum: Weight of this batch in the running statistics.
         unbiased: Whether the running variance is unbiased.
         eps: Added to the variance.
     """
 
-    layout: MatrixLayout
+    layout: MatrixLayout | BandLayout
+    form: torch.memory_format
     training: bool
     momentum: float
     unbiased: bool
@@ -93,9 +114,9 @@ def cpu_normalise(
     Returns:
         The output, and means over reciprocal standard deviations, shape (2, G).
     """
-    layout, training, momentum, unbiased, eps = options
+    layout, _, training, momentum, unbiased, eps = options
     y = torch.empty_like(x)
-    dtype, num_groups = x.dtype, layout.num_groups
+    dtype, num_groups = x.dtype, layout.num_statistics
     kept = torch.float64 if dtype is torch.float64 else torch.float32
     statistics = torch.empty(2, num_groups, dtype=kept, device="cpu")  # whatever the default device
     means = statistics.data_ptr()
@@ -111,7 +132,7 @@ def cpu_normalise(
         None if running_mean is None else running_mean.data_ptr(),
         None if running_var is None else running_var.data_ptr(),
     )
-    functions, threads = cpu_functions()[dtype], torch.get_num_threads()
+    functions, threads = cpu_functions()[type(layout), dtype], torch.get_num_threads()
     if training:
         functions.normalise(*tensors, momentum, unbiased, eps, threads)
     else:
@@ -141,14 +162,14 @@ def cpu_differentiate(
     dbias = torch.empty_like(dweight)
     means = statistics.data_ptr()
     plan, _alive = _plan(layout, x.element_size())
-    cpu_functions()[x.dtype].differentiate(
+    cpu_functions()[type(layout), x.dtype].differentiate(
         plan,
         dy.data_ptr(),
         x.data_ptr(),
         None if dx is None else dx.data_ptr(),
         None if weight is None else weight.data_ptr(),
         means,
-        means + layout.num_groups * statistics.element_size(),
+        means + layout.num_statistics * statistics.element_size(),
         dweight.data_ptr(),
         dbias.data_ptr(),
         options.training,
@@ -158,11 +179,13 @@ def cpu_differentiate(
 
 
 @functools.lru_cache(maxsize=256)
-def _plan(layout: MatrixLayout, element_size: int) -> tuple[int, object]:
+def _plan(layout: MatrixLayout | BandLayout, element_size: int) -> tuple[int, object]:
     """Give the address of the kernel's plan, and what keeps it alive, which the caller holds while the kernel runs.
 
     Another thread's calls may push the plan out of the cache meanwhile, or have put one of their own there.
     """
+    if isinstance(layout, BandLayout):
+        return _band_plan(layout, element_size)
     walk = plan_walk(layout, element_size=element_size)
     runs, segments = walk.runs, walk.segments
     sizes = (layout.rows, layout.columns, layout.num_groups, layout.num_channels, len(walk.bundle_groups) - 1)
@@ -179,3 +202,13 @@ def _plan(layout: MatrixLayout, element_size: int) -> tuple[int, object]:
         *(array.data_ptr() for array in arrays),
     )
     return ctypes.addressof(plan), (plan, arrays)
+
+
+def _band_plan(layout: BandLayout, element_size: int) -> tuple[int, object]:
+    """Give the same of a channels_last input."""
+    walk = plan_bands(layout, element_size=element_size)
+    sizes = (*layout, len(walk.cell_groups), len(walk.bundle_bands) - 1, walk.num_chunks, walk.inside)
+    arrays = [walk.band_starts, walk.cell_groups, walk.bundle_bands, walk.bundle_groups, walk.listed_groups]
+    arrays = [array.contiguous() for array in (*arrays, walk.group_values)]
+    bands = _Bands(*sizes, *(array.data_ptr() for array in arrays))
+    return ctypes.addressof(bands), (bands, arrays)

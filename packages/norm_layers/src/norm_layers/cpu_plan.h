@@ -4,16 +4,25 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 
 #include <omp.h>
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
 
-// The input is a matrix of `rows` by `columns`: a batch of merged (C, H, W) axes, or, in channels_last, one row per
-// position. Every column belongs to one group, whose mean and variance run over all rows, and to one channel, which
-// scales and shifts it. A bundle is some groups with all their columns, a block some columns of a bundle, and a chunk
-// some rows. `plan.py` says how they are chosen; all of it by the shape alone.
+// Room for numbers; not cleared.
+struct Room {
+  std::unique_ptr<double[]> values;
+  explicit Room(int64_t count) : values(new double[count]) {}
+  double* operator+(int64_t offset) const { return values.get() + offset; }
+  double& operator[](int64_t i) const { return values[i]; }
+};
+
+// The input is a matrix of `rows` by `columns`: a batch of merged (C, H, W) axes. Every column belongs to one group, whose
+// mean and variance run over all rows, and to one channel, which scales and shifts it. A bundle is some groups with all
+// their columns, a block some columns of a bundle, and a chunk some rows. `plan.py` says how they are chosen; all of it
+// by the shape alone.
 struct Plan {
   int64_t rows, columns, groups, channels, bundles, chunks;
   int64_t wide_runs, wide_segments;  // whether sums over runs, or segments, go over rows and columns at once
@@ -39,34 +48,46 @@ struct Plan {
   double values(int64_t group) const { return double(rows) * (group_starts[group + 1] - group_starts[group]); }
 };
 
-// For each bundle: `reduce` every block and chunk, `combine` the groups, and `apply` to every block and chunk, the last
-// ones first, since they are still in the cache.
-template <typename Reduce, typename Combine, typename Apply>
-void walk(const Plan& plan, int threads, Reduce reduce, Combine combine, Apply apply) {
-  const int64_t chunks = plan.chunks;
-  if (!plan.inside || threads == 1) {
+// For each bundle: `reduce` every task, a part of the input, `combine` the groups, and `apply` to every task, the last
+// ones first, since they are still in the cache. `first_task` gives a bundle's first task; `inside` says whether
+// threads share a bundle, instead of taking one each.
+template <typename FirstTask, typename Reduce, typename Combine, typename Apply>
+void walk(int64_t bundles, bool inside, int threads, FirstTask first_task, Reduce reduce, Combine combine,
+          Apply apply) {
+  if (!inside || threads == 1) {
 #pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int64_t bundle = 0; bundle < plan.bundles; ++bundle) {
-      const int64_t first = plan.bundle_blocks[bundle] * chunks, last = plan.bundle_blocks[bundle + 1] * chunks;
-      for (int64_t task = first; task < last; ++task) reduce(task / chunks, task % chunks);
-      combine(plan.bundle_groups[bundle], plan.bundle_groups[bundle + 1]);
-      for (int64_t task = last; task-- > first;) apply(task / chunks, task % chunks);
+    for (int64_t bundle = 0; bundle < bundles; ++bundle) {
+      const int64_t first = first_task(bundle), last = first_task(bundle + 1);
+      for (int64_t task = first; task < last; ++task) reduce(task);
+      combine(bundle);
+      for (int64_t task = last; task-- > first;) apply(task);
     }
     return;
   }
 #pragma omp parallel num_threads(threads)
   {
     const int64_t thread = omp_get_thread_num(), number = omp_get_num_threads();
-    for (int64_t bundle = 0; bundle < plan.bundles; ++bundle) {
-      const int64_t first = plan.bundle_blocks[bundle] * chunks, all = plan.bundle_blocks[bundle + 1] * chunks - first;
+    for (int64_t bundle = 0; bundle < bundles; ++bundle) {
+      const int64_t first = first_task(bundle), all = first_task(bundle + 1) - first;
       const int64_t begin = first + all * thread / number, end = first + all * (thread + 1) / number;
-      for (int64_t task = begin; task < end; ++task) reduce(task / chunks, task % chunks);
+      for (int64_t task = begin; task < end; ++task) reduce(task);
 #pragma omp barrier
 #pragma omp single
-      combine(plan.bundle_groups[bundle], plan.bundle_groups[bundle + 1]);
-      for (int64_t task = end; task-- > begin;) apply(task / chunks, task % chunks);
+      combine(bundle);
+      for (int64_t task = end; task-- > begin;) apply(task);
     }
   }
+}
+
+// The same for a matrix, by block and chunk, and by first group and end.
+template <typename Reduce, typename Combine, typename Apply>
+void walk(const Plan& plan, int threads, Reduce reduce, Combine combine, Apply apply) {
+  const int64_t chunks = plan.chunks;
+  walk(
+      plan.bundles, plan.inside, threads, [&](int64_t bundle) { return plan.bundle_blocks[bundle] * chunks; },
+      [&](int64_t task) { reduce(task / chunks, task % chunks); },
+      [&](int64_t bundle) { combine(plan.bundle_groups[bundle], plan.bundle_groups[bundle + 1]); },
+      [&](int64_t task) { apply(task / chunks, task % chunks); });
 }
 
 // Ask for huge pages behind a large result: with small ones, the time to get them is longer than that to fill them.
@@ -79,5 +100,5 @@ inline void prefer_huge_pages(void* result, int64_t bytes) {
 #endif
 }
 
-// Threads that are worth their start, as in torch's own kernels.
-inline int useful_threads(const Plan& plan, int threads) { return plan.rows * plan.columns < 32768 ? 1 : threads; }
+// Threads that are worth their start for so many values, as in torch's own kernels.
+inline int useful_threads(int64_t values, int threads) { return values < 32768 ? 1 : threads; }

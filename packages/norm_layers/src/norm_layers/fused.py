@@ -5,12 +5,14 @@ backward. The kernels are for plain tensors outside of any transform; whatever e
 forward-mode and double differentiation, tensor subclasses) falls back to `norm_layers.plain`.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from norm_layers.bands import BandLayout
 from norm_layers.cpu_kernel import KernelOptions, cpu_differentiate, cpu_functions, cpu_normalise
 from norm_layers.cpu_transpose import in_format
 from norm_layers.derivative import plain_gradients
@@ -61,16 +63,22 @@ def fused_batch_group_norm(
         return None
     if (running_mean is None) is not (running_var is None):
         return None  # which torch refuses
-    channels_last = not x.is_contiguous() and memory_format(x) is not torch.contiguous_format
-    layout = batch_layout(x.shape, num_groups, uneven, channels_last, training)
-    if layout.num_groups == layout.num_channels:
+    form = torch.contiguous_format if x.is_contiguous() else memory_format(x)
+    channels_last = form is not torch.contiguous_format
+    matrix = batch_layout(x.shape, num_groups, uneven, channels_last, training)
+    if matrix.num_groups == matrix.num_channels:
         return None  # batch normalization, which is torch's own to the last bit
-    if x.is_cuda and layout.num_groups % layout.num_channels == 0 and layout.columns % layout.num_groups == 0:
+    if x.is_cuda and matrix.num_groups % matrix.num_channels == 0 and matrix.columns % matrix.num_groups == 0:
         return None  # groups inside channels: batch normalization of a view, in one call of torch's own
     dtype = statistics_dtype(x)
     if not (is_readable(running_mean, x, num_groups, dtype) and is_readable(running_var, x, num_groups, dtype)):
         return None
-    options = KernelOptions(layout, training, momentum, unbiased_running_var, eps)
+    layout: MatrixLayout | BandLayout = matrix
+    if x.is_cpu and channels_last:
+        layout = BandLayout(1, len(x), math.prod(x.shape[2:]), matrix.num_channels, matrix.num_groups)
+    if not layout.channels_last:
+        form = torch.contiguous_format
+    options = KernelOptions(layout, form, training, momentum, unbiased_running_var, eps)
     return _normalise(x, weight, bias, running_mean, running_var, options)
 
 
@@ -92,16 +100,22 @@ def fused_flat_group_norm(
     if not is_eager(x, weight, bias) or not _cpu_serves(x):
         return None
     num_samples, num_channels = x.shape[:2]
-    layout = MatrixLayout(
-        rows=1,
-        columns=x.numel(),
-        num_channels=num_channels,
-        num_groups=num_samples * num_groups,
-        channel_columns=x.numel() // (num_samples * num_channels),
-        channels_last=False,
-        samples=num_samples,
-    )
-    options = KernelOptions(layout, True, 0.0, False, eps)
+    positions = x.numel() // (num_samples * num_channels)
+    layout: MatrixLayout | BandLayout
+    form = torch.contiguous_format if x.is_contiguous() else memory_format(x)
+    if form is not torch.contiguous_format:
+        layout = BandLayout(num_samples, 1, positions, num_channels, num_groups)
+    else:
+        layout = MatrixLayout(
+            rows=1,
+            columns=x.numel(),
+            num_channels=num_channels,
+            num_groups=num_samples * num_groups,
+            channel_columns=positions,
+            channels_last=False,
+            samples=num_samples,
+        )
+    options = KernelOptions(layout, form, True, 0.0, False, eps)
     return _normalise(x, weight, bias, None, None, options)
 
 
@@ -113,14 +127,14 @@ def _normalise(
     running_var: Tensor | None,
     options: KernelOptions,
 ) -> Tensor | None:
-    """Run the kernel on x in the memory format of the layout, unless it cannot read the parameters."""
+    """Run the kernel on x in the layout's memory format, unless it cannot read the parameters."""
     weight, bias = affine_parameters(x, weight, bias)
     num_channels, dtype = options.layout.num_channels, statistics_dtype(x)
     if not (is_readable(weight, x, num_channels, dtype) and is_readable(bias, x, num_channels, dtype)):
         return None
-    matrix = x if x.is_contiguous() else in_format(x, _form(x, options.layout))
-    if x.is_cuda:
-        layout, _, momentum, unbiased, eps = options
+    matrix = in_format(x, options.form)
+    layout, _, _, momentum, unbiased, eps = options
+    if x.is_cuda and isinstance(layout, MatrixLayout):
         y = triton_normalise(
             matrix, weight, bias, running_mean, running_var, layout, momentum=momentum, unbiased=unbiased, eps=eps
         )
@@ -129,11 +143,6 @@ def _normalise(
     else:
         y, _ = cpu_normalise(matrix, weight, bias, running_mean, running_var, options)
     return y if matrix is x else in_format(y, memory_format(x))
-
-
-def _form(x: Tensor, layout: MatrixLayout) -> torch.memory_format:
-    """Give the memory format in which x is the matrix of a layout."""
-    return memory_format(x) if layout.channels_last else torch.contiguous_format
 
 
 class _FusedNorm(torch.autograd.Function):
@@ -160,9 +169,7 @@ class _FusedNorm(torch.autograd.Function):
         wanted = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled() or not is_eager(dy):
             return *_plain_gradients(dy, x, weight, bias, statistics, wanted, options), None, None
-        layout = options.layout
-        if layout.channels_last or not dy.is_contiguous():
-            dy = dy.contiguous(memory_format=_form(x, layout))
+        dy = in_format(dy, options.form)
         dx, dweight, dbias = cpu_differentiate(dy, x, weight, statistics, options, needs_input=wanted[0])
         return dx, dweight if wanted[1] else None, dbias if wanted[2] else None, None, None
 
@@ -185,8 +192,8 @@ def _plain_gradients(
             mean, inverse = statistics  # as they were: the layer's own may have moved since
             var = inverse.pow(-2) - eps
             return plain_batch_group_norm(x, mean, var, weight, bias, num_groups=groups, training=False, eps=eps)
-        if layout.rows == 1:  # flat groups, or a batch of one, which is the same
-            return plain_flat_group_norm(x, weight, bias, num_groups=groups // layout.samples, eps=eps)
+        if layout.flat_groups is not None:
+            return plain_flat_group_norm(x, weight, bias, num_groups=layout.flat_groups, eps=eps)
         return plain_batch_group_norm(x, None, None, weight, bias, num_groups=groups, training=True, eps=eps)
 
     return plain_gradients(normalise, (x, weight, bias), dy, wanted=wanted)
@@ -194,4 +201,4 @@ def _plain_gradients(
 
 def _cpu_serves(x: Tensor) -> bool:
     """Say whether the CPU kernel may normalise x."""
-    return x.is_cpu and x.dtype in cpu_functions()
+    return x.is_cpu and (MatrixLayout, x.dtype) in cpu_functions()

@@ -16,6 +16,21 @@ from torch import Tensor
 from norm_layers.groups import Uneven, check_values_per_statistic, groups_in_force
 
 
+def group_bounds(num_elements: int, *, num_groups: int) -> Tensor:
+    """Give the first element of each group, and the end, as in `norm_layers.groups.group_blocks`.
+
+    Args:
+        num_elements: D.
+        num_groups: G, at most D.
+
+    Returns:
+        G + 1 places in the D elements.
+    """
+    size, num_larger = divmod(num_elements, num_groups)
+    index = torch.arange(num_groups + 1, device="cpu")
+    return index * size + index.clamp(max=num_larger)
+
+
 class MatrixLayout(NamedTuple):
     """An input as a matrix, and where the groups and channels of its columns change.
 
@@ -37,13 +52,22 @@ class MatrixLayout(NamedTuple):
     channels_last: bool
     samples: int = 1
 
+    @property
+    def num_statistics(self) -> int:
+        """Groups of all samples together."""
+        return self.num_groups
+
+    @property
+    def flat_groups(self) -> int | None:
+        """Groups of each sample where it has statistics of its own, or is alone in the batch; else None."""
+        return self.num_groups // self.samples if self.rows == 1 else None
+
     def group_bounds(self) -> Tensor:
         """Give the first column of each group, and the end: sizes differ by at most one, the larger ones first."""
-        columns, groups = self.columns // self.samples, self.num_groups // self.samples
-        size, num_larger = divmod(columns, groups)
-        index = torch.arange(self.num_groups + 1, device="cpu")
-        inside = index % groups
-        return index // groups * columns + inside * size + inside.clamp(max=num_larger)
+        columns = self.columns // self.samples
+        starts = group_bounds(columns, num_groups=self.num_groups // self.samples)[:-1]
+        firsts = torch.arange(0, self.columns, columns, device="cpu")[:, None]
+        return torch.cat([(firsts + starts).reshape(-1), starts.new_tensor([self.columns])])
 
 
 class ColumnPieces(NamedTuple):
