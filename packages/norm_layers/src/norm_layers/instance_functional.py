@@ -11,7 +11,9 @@ from torch import Tensor
 from norm_layers.cpu_positional import fused_positional_norm
 from norm_layers.fused import fused_flat_group_norm
 from norm_layers.plain import channel_affine, plain_flat_group_norm, plain_positional_norm
-from norm_layers.shapes import Float, describe_shape, restore_memory_format
+from norm_layers.shapes import Float, describe_shape, memory_format, restore_memory_format
+
+_NARROW = 8  # channels of a group, below which torch's own is up to twelve times as slow in channels_last
 
 
 def group_norm(
@@ -42,6 +44,10 @@ def group_norm(
     """
     if x.numel() == 0:
         return channel_affine(x, x, weight, bias)
+    if x.shape[1] < _NARROW * num_groups and not x.is_contiguous() and memory_format(x) is not torch.contiguous_format:
+        y = fused_flat_group_norm(x, weight, bias, num_groups=num_groups, eps=eps)
+        if y is not None:
+            return y
     dtype = x.dtype if weight is None else torch.promote_types(x.dtype, weight.dtype)
     y = torch.group_norm(x.to(dtype), num_groups, weight, bias, eps, torch.backends.cudnn.enabled)
     return restore_memory_format(y.to(x.dtype), x)
