@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from shared.backbones.layout import fast_layout
+
 STAGES = (16, 32, 64)
 """Channels of the three stages at width 1."""
 
@@ -117,5 +119,5 @@ class WideResNet(nn.Module):
         Args:
             images: Pixels in [0, 1].
         """
-        out = self.blocks(self.conv((images - self.mean) / self.std))
+        out = self.blocks(self.conv(fast_layout((images - self.mean) / self.std)))
         return self.classifier(F.relu(self.norm(out)).mean(dim=(2, 3)))

@@ -15,6 +15,7 @@ from classification.data import ClassificationData
 from norm_layers import frozen_statistics, norm_factory
 from norm_layers.registry import default_num_groups, resolve_norm
 from shared.backbones import build_backbone, resolve_backbone
+from shared.backbones.layout import fast_layout
 from shared.callbacks import steps_per_epoch
 from shared.data.loaders import Batch
 from shared.errors import UserError
@@ -145,7 +146,7 @@ class ClassificationModule(TaskModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of normalised images of shape (N, 3, H, W)."""
-        return self.network(images)
+        return self.network(fast_layout(images))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean cross-entropy of one device's batch."""

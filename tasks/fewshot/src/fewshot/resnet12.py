@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from shared.backbones.layout import fast_layout
+
 WIDTHS: dict[str, tuple[int, int, int, int]] = {
     "tadam": (64, 128, 256, 512),
     "metaoptnet": (64, 160, 320, 640),
@@ -124,4 +126,4 @@ class ResNet12(nn.Module):
         Args:
             x: Normalised images, at least 16 pixels a side.
         """
-        return self.blocks(x).mean(dim=(2, 3))
+        return self.blocks(fast_layout(x)).mean(dim=(2, 3))

@@ -8,9 +8,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nas.genotype import Genotype, reduction_places
-from nas.operations import NormLayer, build_operation, factorized_reduce, fast_layout, gene_stride, relu_conv_norm
+from nas.operations import NormLayer, build_operation, factorized_reduce, gene_stride, relu_conv_norm
 from nas.space import NUM_CELL_INPUTS, Cell
 from nas.supernet import STEM_MULTIPLIER
+from shared.backbones.layout import fast_layout
 
 AUXILIARY_SIDE = 8
 """Least height and width of the map that the auxiliary head reads: its pool and its 2x2 convolution need them."""

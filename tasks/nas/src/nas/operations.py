@@ -15,17 +15,6 @@ from shared.errors import choose
 NormLayer = Callable[[int], nn.Module]
 
 
-def fast_layout(images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
-    """Return images in the memory layout in which the operations are fast; all that follows keeps it.
-
-    On a CPU that is channels last, where depthwise convolutions and pools are two to ten times as fast.
-
-    Args:
-        images: Input of a network.
-    """
-    return images.contiguous(memory_format=torch.channels_last) if images.device.type == "cpu" else images
-
-
 def depends_on_input_alone(operation: nn.Module) -> bool:
     """Return whether an operation has no tensors of its own, so that one of its kind can stand for another.
 

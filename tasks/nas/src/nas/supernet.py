@@ -14,10 +14,10 @@ from nas.operations import (
     build_operation,
     depends_on_input_alone,
     factorized_reduce,
-    fast_layout,
     relu_conv_norm,
 )
 from nas.space import NONE, NUM_CELL_INPUTS, PRIMITIVES, num_edges
+from shared.backbones.layout import fast_layout
 
 STEM_MULTIPLIER = 3
 POOLS = tuple(column for column, name in enumerate(PRIMITIVES) if name.endswith("pool_3x3"))

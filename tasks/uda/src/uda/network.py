@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from norm_layers.convert import replace_layers
+from shared.backbones.layout import fast_layout
 from uda.domain_norm import PerDomain, use_domain
 
 
@@ -65,7 +66,7 @@ class DomainNetwork(nn.Module):
             domain: "source" or "target".
         """
         with use_domain(self, domain):
-            features = self._features(images)
+            features = self._features(fast_layout(images))
         return Answer(features, self.head(features))
 
     def _features(self, images: Tensor) -> Tensor:
