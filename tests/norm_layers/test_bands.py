@@ -49,3 +49,33 @@ def test_bundles_hold_all_values_of_their_groups(layout):
     assert sorted(listed) == list(range(layout.num_groups))
     assert 1 <= walk.num_chunks <= layout.samples * int(walk.band_starts.diff().min())
     assert walk.inside or walk.num_chunks == 1
+
+
+@pytest.mark.parametrize(
+    ("layout", "inside"),
+    [
+        (BandLayout(64, 1, 196, 512, 128), False),  # a thread for each sample
+        (BandLayout(16, 1, 12544, 64, 64), True),  # samples larger than a cache
+        (BandLayout(1, 32, 3136, 64, 32), True),
+        (BandLayout(1, 2, 64, 16, 4), False),
+    ],
+)
+def test_threads_have_work(layout, inside):
+    walk = plan_bands(layout, element_size=4)
+    assert walk.inside is inside
+    tasks = walk.num_chunks * int(walk.bundle_bands.diff().max())
+    assert tasks >= 8 or not inside
+
+
+@pytest.mark.parametrize(
+    ("layout", "is_thick"),
+    [
+        (BandLayout(1, 32, 64, 64, 256), True),
+        (BandLayout(1, 2, 64, 64, 256), True),
+        (BandLayout(32, 1, 1024, 64, 1000), False),
+        (BandLayout(1, 1, 3136, 64, 511), False),
+        (BandLayout(1, 2, 2, 8, 4), False),
+    ],
+)
+def test_thin_bands_are_left_to_a_copy(layout, is_thick):
+    assert layout.is_thick is is_thick

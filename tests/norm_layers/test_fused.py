@@ -6,12 +6,13 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from norm_layers import batch_group_norm, make_norm
 from norm_layers.cpu_kernel import cpu_functions
-from norm_layers.instance_functional import flat_group_norm
+from norm_layers.instance_functional import flat_group_norm, group_norm
 from norm_layers.plain import plain_batch_group_norm, plain_flat_group_norm
 from norm_layers.shapes import memory_format
 
@@ -164,6 +165,53 @@ def test_no_gradients_that_nobody_wants():
         y.backward(gradient)
         assert torch.equal(leaves[wanted].grad, full[wanted])
     assert not batch_group_norm(x, None, None, weight, bias, num_groups=4, training=True).requires_grad
+
+
+@pytest.mark.parametrize("num_groups", [2, 12, 5])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_in_evaluation_a_bad_value_spoils_itself_alone(num_groups, layout):
+    """Where statistics are given, no gradient depends on another value's."""
+    x, gradient = (arrange(torch.randn(2, 6, 4, 4), layout) for _ in range(2))
+    gradient[1, 2, 3, 0], x[0, 0, 0, 0] = torch.nan, torch.inf
+    x.requires_grad_()
+    running = [torch.zeros(num_groups), torch.ones(num_groups)]
+    y = batch_group_norm(x, *running, None, None, num_groups=num_groups, training=False)
+    (dx,) = torch.autograd.grad(y, x, gradient)
+    assert dx.isnan().nonzero().tolist() == [[1, 2, 3, 0]]
+    assert dx.isfinite().sum() == dx.numel() - 1
+
+
+@pytest.mark.parametrize("num_groups", [4, 5, 12, 97, 1000])
+def test_group_norm_refuses_what_torch_refuses_in_any_layout(num_groups):
+    x = torch.randn(2, 6, 4, 4)
+    for layout in ("contiguous", "channels_last"):
+        with pytest.raises(RuntimeError, match="divisible by num_groups"):
+            group_norm(arrange(x, layout), None, None, num_groups=num_groups)
+
+
+@pytest.mark.parametrize(("shape", "num_groups"), [((3, 6, 5, 5), 6), ((4, 36, 8, 8), 12), ((2, 100, 3, 7), 50)])
+@pytest.mark.parametrize("dtype", list(TOLERANCES), ids=str)
+def test_group_norm_of_narrow_groups_in_channels_last(shape, num_groups, dtype):
+    x, gradient = (arrange(torch.randn(shape).to(dtype), "channels_last") for _ in range(2))
+    affine = [torch.rand(shape[1], dtype=dtype) - 0.3, torch.randn(shape[1], dtype=dtype)]
+    results = []
+    for norm, wide in (
+        (group_norm, dtype),
+        (lambda *args, num_groups: F.group_norm(args[0], num_groups, *args[1:]), torch.float64),
+    ):
+        leaves = [values.to(wide).requires_grad_() for values in (x, *affine)]
+        y = norm(*leaves, num_groups=num_groups)
+        results.append([y.detach(), *torch.autograd.grad(y, leaves, gradient.to(wide))])
+    for ours, reference in zip(*results):
+        scale = max(1.0, reference.abs().max().item())
+        torch.testing.assert_close(ours.double() / scale, reference / scale, **TOLERANCES[dtype])
+
+
+def test_weights_of_a_higher_precision_than_the_input_are_not_rounded():
+    x = arrange((torch.randn(2, 6, 4, 4) + 1000), "channels_last")
+    weight = torch.rand(6, dtype=torch.float64)
+    expected = F.group_norm(x.double(), 6, weight)
+    torch.testing.assert_close(group_norm(x, weight, None, num_groups=6).double(), expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("num_groups", [2, 12, 5])

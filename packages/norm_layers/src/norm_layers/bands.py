@@ -5,6 +5,7 @@ neighbouring positions at which any group begins, each channel lies in one group
 sample each, are summed per channel, and the sums combined per group.
 """
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -41,9 +42,9 @@ class BandLayout(NamedTuple):
         return self.num_groups if self.samples == 1 else None
 
     @property
-    def channels_last(self) -> bool:
-        """Whether the input is channels_last, as it is."""
-        return True
+    def is_thick(self) -> bool:
+        """Whether bands hold so many rows that they cost less than a copy into the order of the merged axis."""
+        return self.samples * self.positions >= _THICK * num_bands(self.positions, self.num_channels, self.num_groups)
 
 
 class BandWalk(NamedTuple):
@@ -72,7 +73,9 @@ class BandWalk(NamedTuple):
 
 _KIB = 1024
 _LEAST_BUNDLE, _SMALL_BUNDLE = 64 * _KIB, 256 * _KIB  # bytes; the latter is half of a usual cache a core
-_MAX_TASKS, _ROWS_PER_CHUNK = 32, 256
+_MAX_TASKS, _ENOUGH = 32, 8  # tasks of a bundle; tasks or bundles for as many threads
+_CHUNK, _LEAST_ROWS, _MOST_ROWS = 64 * _KIB, 64, 256  # bytes and rows of a chunk
+_THICK = 8  # rows of a band
 
 
 def plan_bands(layout: BandLayout, *, element_size: int) -> BandWalk:
@@ -113,12 +116,14 @@ def plan_bands(layout: BandLayout, *, element_size: int) -> BandWalk:
     listed_groups = torch.argsort(bundle_of_group, stable=True)
     bundle_groups = torch.searchsorted(bundle_of_group[listed_groups], torch.arange(len(ends), device="cpu"))
 
-    total = samples * positions * channels * element_size
-    num_bundles = len(ends) - 1
-    inside = total > _SMALL_BUNDLE and (problems * num_bundles < 8 or total / num_bundles > _SMALL_BUNDLE)
-    most_bands = int(bundle_bands.diff().max())
+    num_bundles, most_bands = len(ends) - 1, int(bundle_bands.diff().max())
+    bundle_bytes = samples * positions * channels * element_size / num_bundles
+    rows_per_chunk = min(max(_CHUNK // (channels * element_size), _LEAST_ROWS), _MOST_ROWS)
     fewest_rows = samples * int(band_starts.diff().min())
-    num_chunks = max(1, min(fewest_rows // _ROWS_PER_CHUNK, _MAX_TASKS // most_bands)) if inside else 1
+    num_chunks = max(1, min(fewest_rows // rows_per_chunk, _MAX_TASKS // most_bands))
+    num_tasks, alone = num_chunks * most_bands, problems * num_bundles
+    serves = num_tasks >= _ENOUGH if alone >= _ENOUGH else num_tasks > alone
+    inside = serves and bundle_bytes > (_SMALL_BUNDLE if alone >= _ENOUGH else _SMALL_BUNDLE / num_bundles)
     return BandWalk(
         band_starts,
         cell_groups,
@@ -126,6 +131,18 @@ def plan_bands(layout: BandLayout, *, element_size: int) -> BandWalk:
         bundle_groups,
         listed_groups,
         bounds.diff().double() * samples,
-        num_chunks,
+        num_chunks if inside else 1,
         inside,
     )
+
+
+@functools.lru_cache(maxsize=1024)
+def num_bands(positions: int, num_channels: int, num_groups: int) -> int:
+    """Give the number of bands: positions at which any group begins.
+
+    Args:
+        positions: H·W.
+        num_channels: C.
+        num_groups: G.
+    """
+    return len((group_bounds(num_channels * positions, num_groups=num_groups) % positions).unique())

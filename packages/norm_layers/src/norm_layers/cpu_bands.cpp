@@ -27,7 +27,7 @@ template <typename T, typename Some> inline int64_t in_vectors(int64_t width, So
 // Call `some(at, rows, stride, number, column, place, left)` for a few vectors of columns at a time: first for long rows
 // of `together` rows each, then for the rows that are left. `place` is that of the columns' sums, which
 // are apart for the rows that are left. A last vector may read what lies behind its row, but not behind the input, which
-// ends at `end`.
+// ends at `end`; what it adds there to the places behind a row's own is cleared, not read.
 template <typename T, typename Some>
 inline void in_rows(int64_t start, int64_t rows, int64_t together, int64_t stride, int64_t width, int64_t end,
                     Some some) {
@@ -215,7 +215,6 @@ template <typename T> struct Statistics {
       for (int64_t band = first; band < last; ++band) {
         const int64_t rows = plan.rows(band);
         const double count = rows * (chunk + 1) / plan.chunks - rows * chunk / plan.chunks;
-        if (count == 0) continue;
         const double* band_means = cell_means + chunk * plan.cells() + band * channels;
         const double* band_squares = cell_squares + chunk * plan.cells() + band * channels;
         const int64_t* cell_groups = plan.cell_groups + band * channels;
@@ -346,7 +345,7 @@ void differentiate(const Bands& plan, const T* dy, const T* x, T* dx, const Scal
           }
         for (const int64_t* g = listed; g < end; ++g) {
           const double inverse = inverses[problem * groups + *g];
-          const double per_value = training ? -inverse / plan.group_values[*g] : 0;
+          const double per_value = -inverse / plan.group_values[*g];
           shift[*g] *= per_value;
           slope[*g] *= per_value * inverse * inverse;
         }
@@ -363,7 +362,10 @@ void differentiate(const Bands& plan, const T* dy, const T* x, T* dx, const Scal
           lines.slope[i] = slopes[place];
           lines.shift[i] = shifts[place];
         }
-        apply_task(plan, task, Differentiate<T>{dy, x, dx}, lines);
+        if (training)
+          apply_task(plan, task, Differentiate<T>{dy, x, dx}, lines);
+        else
+          apply_task(plan, task, Scale<T>{dy, dx}, lines);
       });
   std::fill_n(channel_sums, 2 * channels, 0.0);
   for (int64_t problem = 0; problem < plan.problems; ++problem)

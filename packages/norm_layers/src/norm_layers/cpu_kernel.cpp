@@ -259,20 +259,24 @@ void differentiate(const Plan& plan, const T* dy, const T* x, T* dx, const Scala
         }
 #pragma omp simd
         for (int64_t g = first; g < last; ++g) {
-          const double inverse = inverses[g], per_value = training ? -inverse / plan.values(g) : 0;
+          const double inverse = inverses[g], per_value = -inverse / plan.values(g);
           shifts[g] *= per_value;
           slopes[g] *= per_value * inverse * inverse;
         }
       },
       [&](int64_t block, int64_t chunk) {
         if (!dx) return;
-        apply_block<T>(plan, block, plan.chunk_start(chunk), plan.chunk_start(chunk + 1), Differentiate<T>{dy, x, dx},
-                       [&](int64_t s) {
-                         const int64_t g = plan.segment_groups[s], c = plan.segment_channels[s];
-                         const double gain = weight ? double(inverses[g]) * weight[c] : inverses[g];
-                         return Line<T>{plan.segment_starts[s], plan.segment_starts[s + 1], means[g], Scalar<T>(gain),
-                                        Scalar<T>(slopes[g]), Scalar<T>(shifts[g])};
-                       });
+        const auto line_of = [&](int64_t s) {
+          const int64_t g = plan.segment_groups[s], c = plan.segment_channels[s];
+          const double gain = weight ? double(inverses[g]) * weight[c] : inverses[g];
+          return Line<T>{plan.segment_starts[s], plan.segment_starts[s + 1], means[g], Scalar<T>(gain),
+                         Scalar<T>(slopes[g]), Scalar<T>(shifts[g])};
+        };
+        const int64_t first = plan.chunk_start(chunk), last = plan.chunk_start(chunk + 1);
+        if (training)
+          apply_block<T>(plan, block, first, last, Differentiate<T>{dy, x, dx}, line_of);
+        else
+          apply_block<T>(plan, block, first, last, Scale<T>{dy, dx}, line_of);
       });
   std::fill_n(channel_sums, 2 * plan.channels, 0.0);
   for (int64_t s = 0; s < segments; ++s) {
@@ -280,8 +284,8 @@ void differentiate(const Plan& plan, const T* dy, const T* x, T* dx, const Scala
     channel_sums[c] += sums[s];
     channel_products[c] += products[s] * inverses[plan.segment_groups[s]];
   }
-  if (dweight) std::copy_n(channel_products, plan.channels, dweight);
-  if (dbias) std::copy_n(channel_sums, plan.channels, dbias);
+  std::copy_n(channel_products, plan.channels, dweight);
+  std::copy_n(channel_sums, plan.channels, dbias);
 }
 
 }  // namespace

@@ -37,6 +37,19 @@ template <typename T> struct Differentiate {
   }
 };
 
+// dx = dy * scale, where statistics are given and not of the batch.
+template <typename T> struct Scale {
+  static constexpr bool HAS_SLOPE = false;
+  const T* dy;
+  T* dx;
+
+  T* result() const { return dx; }
+  Vector<T> whole(int64_t at, Vector<T>, Vector<T> scale, Vector<T>, Vector<T>) const { return load(dy + at) * scale; }
+  Vector<T> part(int64_t at, int64_t count, Vector<T>, Vector<T> scale, Vector<T>, Vector<T>) const {
+    return load(dy + at, count) * scale;
+  }
+};
+
 template <typename T> inline Vector<T> spread(Scalar<T> value) { return Vector<T>{} + value; }
 
 // Do an operation to some rows of NUMBER vectors of columns, each with lines of its own.

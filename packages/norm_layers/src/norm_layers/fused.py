@@ -74,9 +74,10 @@ def fused_batch_group_norm(
     if not (is_readable(running_mean, x, num_groups, dtype) and is_readable(running_var, x, num_groups, dtype)):
         return None
     layout: MatrixLayout | BandLayout = matrix
-    if x.is_cpu and channels_last:
-        layout = BandLayout(1, len(x), math.prod(x.shape[2:]), matrix.num_channels, matrix.num_groups)
-    if not layout.channels_last:
+    bands = BandLayout(1, len(x), math.prod(x.shape[2:]), matrix.num_channels, matrix.num_groups)
+    if x.is_cpu and channels_last and bands.is_thick:
+        layout = bands
+    elif not matrix.channels_last:
         form = torch.contiguous_format
     options = KernelOptions(layout, form, training, momentum, unbiased_running_var, eps)
     return _normalise(x, weight, bias, running_mean, running_var, options)
@@ -103,9 +104,11 @@ def fused_flat_group_norm(
     positions = x.numel() // (num_samples * num_channels)
     layout: MatrixLayout | BandLayout
     form = torch.contiguous_format if x.is_contiguous() else memory_format(x)
-    if form is not torch.contiguous_format:
-        layout = BandLayout(num_samples, 1, positions, num_channels, num_groups)
+    bands = BandLayout(num_samples, 1, positions, num_channels, num_groups)
+    if form is not torch.contiguous_format and bands.is_thick:
+        layout = bands
     else:
+        form = torch.contiguous_format
         layout = MatrixLayout(
             rows=1,
             columns=x.numel(),

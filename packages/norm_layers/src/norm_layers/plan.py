@@ -2,8 +2,9 @@
 
 The input is a matrix of rows and columns. A contiguous batch has a row per sample and a column per element d of the
 merged (C, H, W) axis; a channels_last batch whose groups are whole channels has a row per position and a column per
-channel. Groups and channels are runs of consecutive columns, so that each piece of the matrix that a kernel reduces,
-scales or shifts has one group and one channel.
+channel (the Triton kernels' way; the CPU kernel takes `bands.py` for any but the smallest). Groups and channels are
+runs of consecutive columns, so that each piece of the matrix that a kernel reduces, scales or shifts has one group and
+one channel.
 """
 
 import functools

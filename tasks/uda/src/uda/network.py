@@ -66,10 +66,11 @@ class DomainNetwork(nn.Module):
             domain: "source" or "target".
         """
         with use_domain(self, domain):
-            features = self._features(fast_layout(images))
+            features = self._features(images)
         return Answer(features, self.head(features))
 
     def _features(self, images: Tensor) -> Tensor:
+        images = fast_layout(images)
         if not self.frozen_stage:
             return self.backbone(images)
         net = self.backbone
