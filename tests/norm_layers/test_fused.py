@@ -354,7 +354,7 @@ def test_processes_that_build_at_once_and_those_that_cannot(tmp_path):
     assert [reason for _, _, reason in answers] == [0, 0, 0, 1, 1, 0, 1]
     assert [total for _, total, _ in answers] == pytest.approx([answers[0][1]] * 7, rel=1e-5)
     (library,) = (tmp_path / "norm_layers").iterdir()
-    library.write_bytes(b"")
+    library.write_bytes(b"no library")
     process = start(tmp_path)
     output, errors = process.communicate(timeout=120)
     assert (output.split()[0], process.returncode) == ("False", 0), errors

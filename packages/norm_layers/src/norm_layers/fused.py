@@ -171,7 +171,10 @@ class _FusedNorm(torch.autograd.Function):
         options = ctx.options
         wanted = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled() or not is_eager(dy):
-            return *_plain_gradients(dy, x, weight, bias, statistics, wanted, options), None, None
+            dx, *affine = _plain_gradients(dy, x, weight, bias, statistics, wanted, options)
+            if dx is not None and is_eager(dx):
+                dx = in_format(dx, options.form)
+            return dx, *affine, None, None
         dy = in_format(dy, options.form)
         dx, dweight, dbias = cpu_differentiate(dy, x, weight, statistics, options, needs_input=wanted[0])
         return dx, dweight if wanted[1] else None, dbias if wanted[2] else None, None, None
