@@ -44,14 +44,21 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
-def test_norms_see_channels_last(build):
-    network = build()
+def maps(network):
+    """What the norms of a network see that has more than one channel and position."""
     seen = []
     for layer in network.modules():
         if type(layer).__name__ == "BatchGroupNorm":
             layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     network(torch.rand(4, 3, 32, 32))
-    maps = [x for x in seen if x.shape[1] > 1 and x.shape[2] * x.shape[3] > 1]
-    assert len(maps) >= 7
-    assert all(x.is_contiguous(memory_format=torch.channels_last) for x in maps)
+    return [x for x in seen if x.shape[1] > 1 and x.shape[2] * x.shape[3] > 1]
+
+
+@pytest.mark.parametrize("has_kernel", [True, False])
+@pytest.mark.parametrize("task", NETWORKS)
+def test_norms_see_channels_last_where_they_have_a_kernel_for_it(task, has_kernel, monkeypatch):
+    monkeypatch.setattr("shared.backbones.layout.cpu_functions", lambda: {"some": "functions"} if has_kernel else {})
+    seen = maps(NETWORKS[task]())
+    assert len(seen) >= 7
+    is_last = has_kernel or task.startswith("nas")
+    assert all(x.is_contiguous(memory_format=torch.channels_last) is is_last for x in seen)

@@ -183,7 +183,7 @@ class EvaluationNetwork(nn.Module):
         """Return the logits; in training also those of the auxiliary head."""
         drop = self.drop_path_probability if self.training else 0.0
         auxiliary = None
-        before = last = self.stem(fast_layout(images))
+        before = last = self.stem(fast_layout(images, depthwise=True))
         for index, cell in enumerate(self.cells):
             before, last = last, cell(before, last, drop=drop)
             if self.training and self.auxiliary is not None and index == self.auxiliary_place:

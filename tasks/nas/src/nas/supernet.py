@@ -226,7 +226,7 @@ class SearchNetwork(nn.Module):
         if paths is None and mixing is None:
             mixing = self.uniform()
         chosen = None if paths is None else paths.tolist()
-        before = last = self.stem(fast_layout(images))
+        before = last = self.stem(fast_layout(images, depthwise=True))
         for index, cell in enumerate(self.cells):
             if chosen is None:
                 assert mixing is not None
