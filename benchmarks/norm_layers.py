@@ -12,7 +12,6 @@ import datetime
 import json
 import math
 import statistics
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,7 @@ from benchmarks.tables import markdown
 from norm_layers import make_norm
 from norm_layers.plain import plain_batch_group_norm, plain_flat_group_norm, plain_positional_norm
 from norm_layers.pn import PositionalNorm
+from shared.runs import source_version
 
 RESULTS = Path(__file__).with_name("results")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -132,14 +132,8 @@ def measure_case(case: Case, *, dtype: torch.dtype, device: torch.device, second
 
 def commit() -> str:
     """Name the commit that is measured, and whether files differ from it."""
-    run = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-        cwd=RESULTS.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return run.stdout.strip() or "unknown"
+    name, dirty = source_version()
+    return name + "-dirty" * dirty
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
