@@ -74,18 +74,7 @@ void cell_moments(const Bands& plan, const Task& task, const T* x, double* means
   const auto fold = [&] {
     gather(sum, together, width);
     gather(square, together, width);
-    const double part = 1.0 / count, share = double(count) / (done + count), spread = share * done;
-    if (done == 0)
-      for (int64_t i = 0; i < width; ++i) {
-        means[i] = shift[i] + sum[i] * part;
-        squares[i] = square[i] - double(sum[i]) * sum[i] * part;
-      }
-    else
-      for (int64_t i = 0; i < width; ++i) {
-        const double distance = shift[i] + sum[i] * part - means[i];
-        means[i] += distance * share;
-        squares[i] += square[i] - double(sum[i]) * sum[i] * part + distance * distance * spread;
-      }
+    merge_rows(shift, sum, square, width, done, count, means, squares);
     done += count;
     count = 0;
     for (int64_t i = 0; i < width; ++i) shift[i] = means[i];

@@ -93,6 +93,25 @@ template <typename T, typename Some> inline void in_tiles(int64_t first, int64_t
   }
 }
 
+// Add `count` rows to the mean of each column, and squared distances from it, over the rows that are done: from the sums
+// of their distances from a shift, and of the squares of these.
+template <typename S>
+inline void merge_rows(const S* shift, const S* sum, const S* square, int64_t width, int64_t done, int64_t count,
+                       double* means, double* squares) {
+  const double part = 1.0 / count, share = double(count) / (done + count), spread = share * done;
+  if (done == 0)
+    for (int64_t i = 0; i < width; ++i) {
+      means[i] = shift[i] + sum[i] * part;
+      squares[i] = square[i] - double(sum[i]) * sum[i] * part;
+    }
+  else
+    for (int64_t i = 0; i < width; ++i) {
+      const double distance = shift[i] + sum[i] * part - means[i];
+      means[i] += distance * share;
+      squares[i] += square[i] - double(sum[i]) * sum[i] * part + distance * distance * spread;
+    }
+}
+
 // Mean and squared distances from it of each column of a block over some rows. The shift is a row of the input for a
 // few rows, then the mean so far: sums of squares of distances from it are not much larger than those from the mean.
 template <typename T>
@@ -111,18 +130,7 @@ void column_moments(const T* x, int64_t rows, int64_t stride, int64_t width, dou
     in_tiles<T>(first, last, width, [&](int64_t row, int64_t some, auto number, int64_t i, int64_t left) {
       add_rows<T, number>(x + row * stride, some, stride, i, left, shift, sum, square);
     });
-    const double part = 1.0 / count, share = double(count) / (done + count), spread = share * done;
-    if (done == 0)
-      for (int64_t i = 0; i < width; ++i) {
-        means[i] = shift[i] + sum[i] * part;
-        squares[i] = square[i] - double(sum[i]) * sum[i] * part;
-      }
-    else
-      for (int64_t i = 0; i < width; ++i) {
-        const double distance = shift[i] + sum[i] * part - means[i];
-        means[i] += distance * share;
-        squares[i] += square[i] - double(sum[i]) * sum[i] * part + distance * distance * spread;
-      }
+    merge_rows(shift, sum, square, width, done, count, means, squares);
   }
 }
 
