@@ -44,7 +44,8 @@ class BandLayout(NamedTuple):
     @property
     def is_thick(self) -> bool:
         """Whether bands hold so many rows that they cost less than a copy into the order of the merged axis."""
-        return self.samples * self.positions >= _THICK * num_bands(self.positions, self.num_channels, self.num_groups)
+        starts = first_positions(self.positions, self.num_channels, self.num_groups)
+        return self.samples * self.positions >= _THICK * len(starts)
 
 
 class BandWalk(NamedTuple):
@@ -90,7 +91,7 @@ def plan_bands(layout: BandLayout, *, element_size: int) -> BandWalk:
     """
     problems, samples, positions, channels, groups = layout
     bounds = group_bounds(channels * positions, num_groups=groups)
-    starts = (bounds % positions).unique()  # begins with 0, where the first group begins
+    starts = first_positions(positions, channels, groups)
     cells = torch.arange(channels, device="cpu") * positions + starts[:, None]
     cell_groups = torch.bucketize(cells, bounds, right=True) - 1
     band_starts = torch.cat([starts, starts.new_tensor([positions])])
@@ -137,12 +138,12 @@ def plan_bands(layout: BandLayout, *, element_size: int) -> BandWalk:
 
 
 @functools.lru_cache(maxsize=1024)
-def num_bands(positions: int, num_channels: int, num_groups: int) -> int:
-    """Give the number of bands: positions at which any group begins.
+def first_positions(positions: int, num_channels: int, num_groups: int) -> Tensor:
+    """Give the first position of each band: all at which any group begins.
 
     Args:
         positions: H·W.
         num_channels: C.
         num_groups: G.
     """
-    return len((group_bounds(num_channels * positions, num_groups=num_groups) % positions).unique())
+    return (group_bounds(num_channels * positions, num_groups=num_groups) % positions).unique()

@@ -24,7 +24,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.
 """What the kernel computes in, by the ending of its functions' names."""
 
 _UNITS = [Path(__file__).with_name(f"cpu_{name}.cpp") for name in ("bands", "kernel", "positional", "transpose")]
-_PARTS = ("bands", "operations", "plan", "reductions", "vectors")
+_PARTS = ("bands", "export", "operations", "plan", "reductions", "vectors")
 _HEADERS = [Path(__file__).with_name(f"cpu_{name}.h") for name in _PARTS]
 
 # What torch's own kernels may use on this processor is what this one may use.

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "cpu_bands.h"
+#include "cpu_export.h"
 #include "cpu_operations.h"
 #include "cpu_plan.h"
 #include "cpu_reductions.h"
@@ -372,26 +373,4 @@ void differentiate(const Bands& plan, const T* dy, const T* x, T* dx, const Scal
 
 }  // namespace
 
-#define EXPORT(NAME, T)                                                                                              \
-  extern "C" void bands_normalise_##NAME(const Bands* plan, const T* x, T* y, const Scalar<T>* weight,               \
-                                         const Scalar<T>* bias, Scalar<T>* means, Scalar<T>* inverses,               \
-                                         Scalar<T>* running_mean, Scalar<T>* running_var, double momentum,           \
-                                         int unbiased, double eps, int threads) {                                    \
-    normalise<T>(*plan, x, y, weight, bias, means, inverses, running_mean, running_var, momentum, unbiased, eps,     \
-                 threads);                                                                                           \
-  }                                                                                                                  \
-  extern "C" void bands_evaluate_##NAME(const Bands* plan, const T* x, T* y, const Scalar<T>* weight,                \
-                                        const Scalar<T>* bias, Scalar<T>* means, Scalar<T>* inverses,                \
-                                        const Scalar<T>* running_mean, const Scalar<T>* running_var, double eps,     \
-                                        int threads) {                                                               \
-    evaluate<T>(*plan, x, y, weight, bias, means, inverses, running_mean, running_var, eps, threads);                \
-  }                                                                                                                  \
-  extern "C" void bands_differentiate_##NAME(const Bands* plan, const T* dy, const T* x, T* dx,                      \
-                                             const Scalar<T>* weight, const Scalar<T>* means,                        \
-                                             const Scalar<T>* inverses, Scalar<T>* dweight, Scalar<T>* dbias,        \
-                                             int training, int threads) {                                            \
-    differentiate<T>(*plan, dy, x, dx, weight, means, inverses, dweight, dbias, training, threads);                  \
-  }
-EXPORT(float32, float)
-EXPORT(float64, double)
-EXPORT(bfloat16, bfloat16)
+EXPORT_ALL(bands_, Bands)

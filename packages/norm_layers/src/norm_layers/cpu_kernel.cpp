@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "cpu_export.h"
 #include "cpu_operations.h"
 #include "cpu_plan.h"
 #include "cpu_reductions.h"
@@ -290,25 +291,4 @@ void differentiate(const Plan& plan, const T* dy, const T* x, T* dx, const Scala
 
 }  // namespace
 
-#define EXPORT(NAME, T)                                                                                              \
-  extern "C" void normalise_##NAME(const Plan* plan, const T* x, T* y, const Scalar<T>* weight,                      \
-                                   const Scalar<T>* bias, Scalar<T>* means, Scalar<T>* inverses,                     \
-                                   Scalar<T>* running_mean, Scalar<T>* running_var, double momentum, int unbiased,   \
-                                   double eps, int threads) {                                                        \
-    normalise<T>(*plan, x, y, weight, bias, means, inverses, running_mean, running_var, momentum, unbiased, eps,     \
-                 threads);                                                                                           \
-  }                                                                                                                  \
-  extern "C" void evaluate_##NAME(const Plan* plan, const T* x, T* y, const Scalar<T>* weight,                       \
-                                  const Scalar<T>* bias, Scalar<T>* means, Scalar<T>* inverses,                      \
-                                  const Scalar<T>* running_mean, const Scalar<T>* running_var, double eps,           \
-                                  int threads) {                                                                     \
-    evaluate<T>(*plan, x, y, weight, bias, means, inverses, running_mean, running_var, eps, threads);                \
-  }                                                                                                                  \
-  extern "C" void differentiate_##NAME(const Plan* plan, const T* dy, const T* x, T* dx, const Scalar<T>* weight,    \
-                                       const Scalar<T>* means, const Scalar<T>* inverses, Scalar<T>* dweight,        \
-                                       Scalar<T>* dbias, int training, int threads) {                                \
-    differentiate<T>(*plan, dy, x, dx, weight, means, inverses, dweight, dbias, training, threads);                  \
-  }
-EXPORT(float32, float)
-EXPORT(float64, double)
-EXPORT(bfloat16, bfloat16)
+EXPORT_ALL(, Plan)

@@ -13,7 +13,7 @@ from norm_layers.fused import fused_flat_group_norm
 from norm_layers.plain import channel_affine, plain_flat_group_norm, plain_positional_norm, statistics_dtype
 from norm_layers.shapes import Float, describe_shape, memory_format, restore_memory_format
 
-_NARROW = 8  # channels of a group, below which torch's own is up to twelve times as slow in channels_last
+_NARROW = 8  # channels of a group, below which torch's own is slow in channels_last
 
 
 def group_norm(

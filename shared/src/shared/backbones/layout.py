@@ -10,8 +10,8 @@ from norm_layers.cpu_kernel import cpu_functions
 def fast_layout(images: Float[Tensor, "N C H W"], *, depthwise: bool = False) -> Float[Tensor, "N C H W"]:
     """Return images in the memory layout in which a network is fast; all that follows keeps it.
 
-    On a CPU that is channels last: training steps of the suite's networks take up to a quarter less time. But
-    where the norm layers' kernel cannot be built, those with GN and IN take a third more, and images stay as they are.
+    On a CPU that is channels last. But where the norm layers' kernel cannot be built, networks with GN and IN would be
+    slower in it, and images stay as they are.
 
     Args:
         images: Input of a network.
