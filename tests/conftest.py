@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from jaxtyping import config
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch counts the cores, which the workers share
@@ -33,6 +34,15 @@ def quiet_environment(tmp_path_factory: pytest.TempPathFactory):
     )
     yield
     os.environ.update({name: value for name, value in kept.items() if value is not None})
+
+
+@pytest.fixture
+def unchecked():
+    """Switch the checks of annotations off: the compiler cannot trace them, and they answer before our own errors."""
+    before = config.jaxtyping_disable
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", before)
 
 
 @pytest.fixture(scope="session")

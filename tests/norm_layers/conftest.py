@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from jaxtyping import config, install_import_hook
+from jaxtyping import install_import_hook
 from torch import nn
 
 if "norm_layers.functional" not in sys.modules:
@@ -83,15 +83,6 @@ def randomise(norm, *, generator=None):
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
-
-
-@pytest.fixture
-def unchecked():
-    """Switch the checks of annotations off: the compiler cannot trace them, and they answer before our own errors."""
-    before = config.jaxtyping_disable
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", before)
 
 
 @pytest.fixture

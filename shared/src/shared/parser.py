@@ -116,6 +116,10 @@ class SuiteCLI(LightningCLI):
             "--wandb_entity", type=str | None, default=None, help="W&B user or team; None: the key's own."
         )
         parser.add_argument(
+            "--compile", type=bool, default=False,
+            help="Whether torch.compile compiles the network, for a GPU; on a CPU it is slower than without.",
+        )  # fmt: skip
+        parser.add_argument(
             "--checkpoint_minutes", type=float, default=30.0, help="Minutes between checkpoints in an epoch."
         )
 

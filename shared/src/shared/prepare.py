@@ -17,6 +17,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from shared.audit import audit_network
 from shared.callbacks import Cost, DivergenceGuard, EpochLines, History
 from shared.checkpoints import RandomState, RunCheckpoint
+from shared.compiling import check_compiler
 from shared.errors import UserError, one_line
 from shared.parser import SuiteCLI
 from shared.runs import Run, open_run
@@ -26,7 +27,7 @@ from shared.wandb_mode import resolve_mode
 
 MAY_CHANGE_ON_RESUME = (
     *("config", "resume", "runs", "run_dir", "report", "checkpoint_minutes", "data.data_dir", "data.num_workers"),
-    "data.cache_dir",
+    *("compile", "data.cache_dir"),
     *("wandb", "wandb_project", "wandb_entity", "trainer.enable_progress_bar", "trainer.enable_model_summary"),
     *("trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.num_nodes"),
 )
@@ -115,7 +116,11 @@ def prepare(
         norm=cli.model.norm,
     )
     trainer, history, cost, checkpoint = _make_trainer(cli, settings, signals)
+    cli.model.compiles = options.compile
     cli.model.prepare_trainer(trainer)
+    if options.compile:
+        check_compiler(trainer.strategy.root_device)
+        cli.model.compile_parts()
     return Prepared(
         cli=cli, module=cli.model, data=cli.datamodule, trainer=trainer, history=history, cost=cost,
         checkpoint=checkpoint, norm_audit=audit, wandb_mode=wandb_mode, config=config, resumed=resumed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +66,9 @@ class TaskModule(pl.LightningModule, ABC):
     run_dir: Path | None = None
     """Where the task may leave files of its own; set by the run on rank 0, None on the others."""
 
+    compiles: bool = False
+    """Whether `torch.compile` compiles `compiled_parts`; set by the run."""
+
     @abstractmethod
     def build(self, data: TaskData) -> None:
         """Build `network` for the opened data; called once, after seeding. Raises ValueError if that is impossible."""
@@ -96,6 +99,16 @@ class TaskModule(pl.LightningModule, ABC):
     def axes(self) -> dict[str, Scalar]:
         """Return the settings beyond norm, num_groups, batch_size and seed that a table may vary; none by default."""
         return {}
+
+    def compiled_parts(self) -> Iterable[nn.Module]:
+        """Return the modules that are compiled where the run asks for it; the whole network by default."""
+        return [self.network]
+
+    def compile_parts(self) -> None:
+        """Have `torch.compile` compile the parts at their next call, where the run asks for it."""
+        if self.compiles:
+            for part in self.compiled_parts():
+                part.compile()
 
     def prepare_trainer(self, trainer: pl.Trainer) -> None:
         """Set what the task needs on the trainer before training; nothing by default."""

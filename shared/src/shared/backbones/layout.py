@@ -11,13 +11,13 @@ def fast_layout(images: Float[Tensor, "N C H W"], *, depthwise: bool = False) ->
     """Return images in the memory layout in which a network is fast; all that follows keeps it.
 
     On a CPU that is channels last. But where the norm layers' kernel cannot be built, networks with GN and IN would be
-    slower in it, and images stay as they are.
+    slower in it, and images stay as they are; so do they under `torch.compile`, which chooses layouts itself.
 
     Args:
         images: Input of a network.
         depthwise: Whether the network has depthwise convolutions and pools, which are two to ten times as fast in
             channels last, whatever its norms.
     """
-    if images.device.type != "cpu" or not (depthwise or cpu_functions()):
+    if torch.compiler.is_compiling() or images.device.type != "cpu" or not (depthwise or cpu_functions()):
         return images
     return images.contiguous(memory_format=torch.channels_last)

@@ -177,6 +177,10 @@ class AdversarialModule(TaskModule):
         """Return the paper's G for the norm and the width."""
         return protocol.num_groups(self.norm, width=self.width)
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """Return the network, and the one that is tested."""
+        return list(dict.fromkeys([self.network, self.evaluated]))
+
     def prepare_trainer(self, trainer: pl.Trainer) -> None:
         """Check that the run has batches, and that its precision keeps the attacks whole."""
         if "16" in str(trainer.precision) and trainer.precision != "bf16-mixed":

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewshot import protocol
 from fewshot.data import FewshotData
@@ -125,6 +125,10 @@ class FewshotModule(TaskModule):
     def default_groups(self) -> int | None:
         """Return the G of the protocol for the norm and the widths."""
         return protocol.num_groups(self.norm, widths=self.widths)
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """Return what makes embeddings of images."""
+        return [self.network.features]
 
     def prepare_trainer(self, trainer: pl.Trainer) -> None:
         """Check that the run has batches."""

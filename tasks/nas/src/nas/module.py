@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.core.optimizer import LightningOptimizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas import protocol
 from nas.artefacts import Artefacts
@@ -17,7 +17,7 @@ from nas.bilevel import Hvp
 from nas.building import SearchSettings, build_evaluation_network, build_search_network, build_searcher
 from nas.data import NasData, SearchBatch
 from nas.degeneracy import examine
-from nas.genotype import Genotype, Provenance, genotype_hash, load_genotype, random_genotype, resolve_genotype
+from nas.genotype import Genotype, Provenance, load_genotype, random_genotype, resolve_genotype
 from nas.manas import BanditSettings, LeastSquaresSettings
 from nas.network import EvaluationNetwork, auxiliary_loss, auxiliary_resolution
 from nas.outcome import CURVES, SHOWN_IN_SEARCH, nas_outcome
@@ -227,6 +227,10 @@ class NasModule(TaskModule):
         """Return the search."""
         return {"method": self.settings.method}
 
+    def compiled_parts(self) -> nn.ModuleList:
+        """Return the cells of the present network: far fewer operations to compile at a time than all of it."""
+        return self.network.cells
+
     def prepare_trainer(self, trainer: pl.Trainer) -> None:
         """Check what the trainer asks for, and make the searcher, which needs to know its number of steps."""
         self.stepping.check(trainer)
@@ -280,6 +284,7 @@ class NasModule(TaskModule):
             network, self.example_input(self.data), batch_size=self.data.retrain_batch_size, norm=self.norm
         )
         self.network = network.to(device=self.device, dtype=self.dtype)  # type: ignore[arg-type]
+        self.compile_parts()
         self.searcher = None
         self.shown[:] = [name for name in self.shown if name not in SHOWN_IN_SEARCH]
 
@@ -392,8 +397,3 @@ class NasModule(TaskModule):
             self.previous, _ = load_genotype(state["previous"])
         if self.is_searching and not state["is_searching"]:
             self._take_evaluation_network()
-
-    @property
-    def found_hash(self) -> str | None:
-        """Hash of the architecture that is retrained or was found; None while there is none."""
-        return None if self.genotype is None else genotype_hash(self.genotype)

@@ -9,6 +9,7 @@ from torch import Tensor
 from nas import protocol
 from nas.building import SearchSettings
 from nas.data import NasData
+from nas.genotype import genotype_hash
 from nas.manas import BanditSettings, LeastSquaresSettings
 from shared.runs import Items, Metric, Outcome, PaperCell, Scalar, accuracy_metric
 
@@ -132,7 +133,7 @@ def _settings(module: NasModule, data: NasData) -> dict[str, Scalar]:
         else:
             found |= {"candidates": settings.random_candidates}
     elif module.given_genotype is not None and module.genotype is not None:
-        found["genotype"] = f"{module.genotype.name} ({module.found_hash})"
+        found["genotype"] = f"{module.genotype.name} ({genotype_hash(module.genotype)})"
     else:
         found["genotype"] = "drawn at random from the seed"
     if data.has_retraining:
@@ -246,7 +247,7 @@ def _readings(module: NasModule, data: NasData) -> list[str]:
     settings = module.settings
     readings = []
     if module.genotype is not None:
-        readings.append(f"architecture: {module.genotype.name}, {module.found_hash}")
+        readings.append(f"architecture: {module.genotype.name}, {genotype_hash(module.genotype)}")
     if module.search_epochs > 0:
         readings.append(f"the halves of the training images are class-balanced: {len(data.weight_images):,} each")
     if module.search_epochs > 0 and settings.method == "darts":

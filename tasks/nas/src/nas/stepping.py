@@ -51,6 +51,8 @@ class Stepping:
                 f"cells must be search_cells = {settings.cells} where each cell has its own agents; got "
                 f"{module.cells}. Take agents=shared, or as many cells."
             )
+        if module.compiles and (settings.method, settings.order, settings.hvp) == ("darts", "second", "exact"):
+            raise UserError("compile must be false with hvp=exact, which differentiates twice; got true.")
         if trainer.precision in ("16-mixed", "16-true", "bf16-true"):
             raise UserError(
                 f"trainer.precision must be 32-true, 64-true or bf16-mixed, for the architecture's gradients; got "

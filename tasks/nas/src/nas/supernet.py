@@ -231,8 +231,9 @@ class SearchNetwork(nn.Module):
             if chosen is None:
                 assert mixing is not None
                 output = cell(before, last, mixing=mixing[self.kind(index)])
-            else:
-                output = cell(before, last, path=chosen[index if len(chosen) == self.num_cells else self.kind(index)])
+            else:  # not as it was compiled, for that would be done anew for every path
+                path = chosen[index if len(chosen) == self.num_cells else self.kind(index)]
+                output = cell.forward(before, last, path=path)
             before, last = last, output
         return self.classifier(last.mean(dim=(2, 3)))
 

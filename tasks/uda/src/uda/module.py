@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from norm_layers.registry import resolve_norm
 from shared.callbacks import Diverged, steps_per_epoch
@@ -177,6 +177,10 @@ class UdaModule(TaskModule):
     def axes(self) -> dict[str, Scalar]:
         """Return the pair and the method."""
         return {name: getattr(self, name) for name in self.further_axes}
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """Return the stages of the backbone: with the first one frozen, it is not called as a whole."""
+        return self.network.stages
 
     def prepare_trainer(self, trainer: Any) -> None:
         """Ask for the batches of each loop anew, and refuse what a loop cannot do."""

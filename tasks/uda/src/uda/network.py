@@ -69,15 +69,19 @@ class DomainNetwork(nn.Module):
             features = self._features(images)
         return Answer(features, self.head(features))
 
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The backbone's stages: layer1 and those after it."""
+        return [stage for name, stage in self.backbone.named_children() if name.startswith("layer")]
+
     def _features(self, images: Tensor) -> Tensor:
         images = fast_layout(images)
         if not self.frozen_stage:
             return self.backbone(images)
         net = self.backbone
+        first, *others = self.stages
         with torch.no_grad():  # the same as to stop the gradient after the stage, without keeping its graph
-            x = net.layer1(net.maxpool(torch.relu(net.bn1(net.conv1(images)))))  # type: ignore[operator]
-        number = 2
-        while hasattr(net, f"layer{number}"):
-            x = getattr(net, f"layer{number}")(x)
-            number += 1
+            x = first(net.maxpool(torch.relu(net.bn1(net.conv1(images)))))  # type: ignore[operator]
+        for stage in others:
+            x = stage(x)
         return x.mean(dim=(2, 3))

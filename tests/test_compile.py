@@ -1,0 +1,65 @@
+"""compile=true compiles every task's network, and its runs end as they do without, to the rounding of float64."""
+
+import pytest
+import torch
+from task_runs import TaskRuns, read_record, read_weights
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from shared.catalog import load_tasks
+from shared.compiling import check_compiler
+from shared.errors import UserError
+
+FLAGS = {"nas": ["--model.order=second"]}
+"""Beside the smoke config's, to go more ways."""
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler(unchecked):
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", load_tasks())
+def test_a_compiled_run_ends_like_a_plain_one(task, tmp_path):
+    """Compiled down to torch's own operations; code for a CPU would be made of these, in minutes a task."""
+    runs = TaskRuns(task, smoke=["--model.norm=bgn", "--trainer.precision=64-true", *FLAGS.get(task, [])])
+    counter = CompileCounterWithBackend("aot_eager")
+
+    class Counted(runs.module):
+        def compile_parts(self):
+            for part in self.compiled_parts() if self.compiles else []:
+                part.compile(backend=counter)
+
+    assert runs.run(tmp_path / "plain") == 0
+    assert runs.run(tmp_path / "compiled", "--compile=true", module=Counted) == 0
+    assert counter.frame_count > 0
+    plain, compiled = (runs.only_run(tmp_path / name) for name in ("plain", "compiled"))
+    torch.testing.assert_close(read_weights(compiled), read_weights(plain), rtol=1e-8, atol=1e-8)
+    values = [{name: m["value"] for name, m in read_record(run)["metrics"].items()} for run in (compiled, plain)]
+    assert values[0] == pytest.approx(values[1], nan_ok=True)
+
+
+@pytest.mark.slow
+def test_a_run_is_compiled_for_this_machine(tmp_path):
+    runs = TaskRuns("adversarial", smoke=["--model.norm=bgn"])
+    assert runs.run(tmp_path, "--compile=true") == 0
+    assert read_record(runs.only_run(tmp_path))["status"] == "done"
+
+
+def test_without_a_compiler_it_says_so():
+    with (
+        torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}),
+        pytest.raises(UserError, match=r"compile must be false where torch.compile does not work on cpu; got true"),
+    ):
+        check_compiler(torch.device("cpu"))
+
+
+def test_what_is_compiled_cannot_be_differentiated_twice(tmp_path, capsys):
+    runs = TaskRuns("nas")
+    with pytest.raises(SystemExit) as stop:
+        runs.run(tmp_path, "--compile=true", "--model.order=second", "--model.hvp=exact")
+    assert stop.value.code == 2
+    assert "compile must be false with hvp=exact" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
