@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
 
 from shared.checkpoints import RunCheckpoint
+from shared.errors import UserError
 from shared.record import peak_memory_bytes
 
 
@@ -58,7 +59,7 @@ class History(Checkpoint):
 
 
 def steps_per_epoch(trainer: pl.Trainer, num_batches: int) -> int:
-    """Return the optimiser steps in an epoch.
+    """Return the optimiser steps in an epoch; Lightning makes one at its last batch, too, whatever is accumulated.
 
     Lightning's `estimated_stepping_batches` must not be used for this: it makes the training loader before a
     checkpoint's loader state is there, and the state is then never loaded.
@@ -66,10 +67,27 @@ def steps_per_epoch(trainer: pl.Trainer, num_batches: int) -> int:
     Args:
         trainer: The trainer, with its limits and accumulation.
         num_batches: Batches that the training loader yields.
+
+    Raises:
+        UserError: If the limit leaves no batch.
     """
     limit = trainer.limit_train_batches
     limited = min(num_batches, limit) if isinstance(limit, int) else int(num_batches * limit)
-    return max(1, limited // trainer.accumulate_grad_batches)
+    if limited < 1:
+        raise UserError(
+            f"trainer.limit_train_batches must leave a batch of the {num_batches} of an epoch; got {limit}."
+        )
+    return -(-limited // trainer.accumulate_grad_batches)
+
+
+def share_of_batches(trainer: pl.Trainer) -> float | str:
+    """Return the share of an epoch's batches that is trained on, as `limit_train_batches` gives it: 1.0 for all.
+
+    Args:
+        trainer: The trainer. A whole number is a number of batches to it, also 1.
+    """
+    limit = trainer.limit_train_batches
+    return f"{limit} {'batch' if limit == 1 else 'batches'}" if isinstance(limit, int) else limit
 
 
 class DivergenceGuard(Callback):

@@ -7,7 +7,7 @@ import platform
 import re
 import resource
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 import torchvision
 
-from shared.runs import SCHEMA, Outcome, Run, Scalar, finite_metrics, source_version, utc_now
+from shared.runs import SCHEMA, Outcome, PaperCell, Run, Scalar, finite_metrics, source_version, utc_now
 
 
 def device_name(device: torch.device) -> str:
@@ -121,7 +121,7 @@ def build_record(
         "items": {name: asdict(items) for name, items in outcome.items.items()},
         "profiles": {name: asdict(profile) for name, profile in outcome.profiles.items()},
         "warnings": outcome.warnings,
-        "paper": [asdict(cell) for cell in outcome.paper],
+        "paper": [asdict(cell) for cell in _paper_cells(outcome, trainer_protocol)],
         "readings": outcome.readings,
         "norm_audit": norm_audit,
         "commit": commits,
@@ -135,3 +135,14 @@ def build_record(
         "command": run.command,
         "finished": utc_now(),
     }
+
+
+def _paper_cells(outcome: Outcome, trainer_protocol: dict[str, Scalar]) -> list[PaperCell]:
+    """Return the paper's cells; where processes share norm statistics, unlike the paper's, with that said."""
+    if "trainer.sync_batchnorm" not in trainer_protocol:
+        return outcome.paper
+    synchronised = "norm statistics over all processes, not within each"
+    return [
+        replace(cell, comparable=False, why="; ".join(filter(None, (cell.why, synchronised))))
+        for cell in outcome.paper
+    ]

@@ -94,7 +94,7 @@ def cell(norm: str = "bgn", **settings) -> PaperCell | None:
     module = ClassificationModule(norm=norm, **({"batch_size": 32} | settings))
     module.trainer = pl.Trainer(max_epochs=120, accelerator="cpu", logger=False, enable_checkpointing=False)
     module.steps_per_epoch = module.num_batches_per_process = 5
-    return next(iter(module._paper_cells(images(), 120)), None)
+    return next(iter(module._paper_cells(images())), None)
 
 
 def test_the_paper_s_own_settings_are_comparable():

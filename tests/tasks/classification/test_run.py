@@ -64,6 +64,9 @@ def test_a_trainer_flag_that_changes_results_is_in_the_protocol(whole_run, tmp_p
     protocol = json.loads((only_run(tmp_path) / "record.json").read_text())["protocol"]
     assert protocol["trainer.gradient_clip_val"] == "1"
     assert protocol["trainer.limit_train_batches"] == "15"
+    assert run(tmp_path / "synchronised", "--trainer.sync_batchnorm=true", "--trainer.max_epochs=1") == 0
+    cell = json.loads((only_run(tmp_path / "synchronised") / "record.json").read_text())["paper"][0]
+    assert "norm statistics over all processes, not within each" in cell["why"]
     plain = json.loads((whole_run / "record.json").read_text())["protocol"]
     assert not any(name.startswith("trainer.") for name in plain)
 
@@ -253,6 +256,7 @@ def test_a_diverging_run_ends_and_says_so(tmp_path, capsys):
     assert run(tmp_path, "--model.norm=none", "--model.learning_rate=1e12") == 0
     record = json.loads((only_run(tmp_path) / "record.json").read_text())
     assert record["status"] == "diverged"
+    assert "epochs 2, not 120" in record["paper"][0]["why"]
     assert record["metrics"] == {}
     assert parse_record(json.dumps(record)).status == "diverged"
     out = capsys.readouterr().out
@@ -292,6 +296,33 @@ MISTAKES = {
     "steps instead of epochs": (["--trainer.max_steps=5"], "give trainer.max_epochs", "5"),
     "no epochs": (["--trainer.max_epochs=0"], "trainer.max_epochs must be at least 1", "got 0"),
     "never validated": (["--trainer.check_val_every_n_epoch=3"], "from 1 to the 2 epochs", "got 3"),
+    "not every epoch validated": (["--trainer.check_val_every_n_epoch=2"], "must be 1", "median of the last five"),
+    "no batch": (["--trainer.limit_train_batches=0"], "limit_train_batches must leave a batch", "got 0"),
+    "less than a batch": (["--trainer.limit_train_batches=0.01"], "limit_train_batches must leave a batch", "0.01"),
+    "a share of minus one": (["--model.shard_workers=-1"], "shard_workers must be at least 1", "got -1"),
+    "a share without half of the classes": (["--model.shard_workers=4"], "no factor in common", "10 classes", "got 4"),
+    "a rate below 0": (["--model.learning_rate=-1"], "learning_rate must be above 0", "got -1.0"),
+    "momentum below 0": (["--model.momentum=-1"], "momentum must be in [0, 1)", "got -1.0"),
+    "decay below 0": (["--model.weight_decay=-1"], "weight_decay must be in [0, 1)", "got -1.0"),
+    "labels smoothed away": (["--model.label_smoothing=2"], "label_smoothing must be in [0, 1)", "got 2.0"),
+    "warm-up below 0": (["--model.warmup_epochs=-1"], "warmup_epochs must be at least 0", "got -1"),
+    "padding below 0": (["--data.crop_padding=-1"], "crop_padding must be at least 0 and below", "got -1"),
+    "padding as wide as the image": (["--data.crop_padding=32"], "below the image's 32 pixels", "got 32"),
+    "loaders below 0": (["--data.num_workers=-1"], "num_workers must be at least 0", "got -1"),
+    "images without pixels": (["--data.image_size=0"], "image_size must be at least 2", "got 0"),
+    "one class": (["--data.num_classes=1"], "num_classes must be at least 2", "got 1"),
+    "drawn images downloaded": (["--data.download=true"], "download must be false for embedded", "got true"),
+    "drawn images decoded": (["--data.in_memory=true"], "in_memory must be left out for embedded", "got true"),
+    "CIFAR-10 of another size": (
+        ["--data.dataset=cifar10", "--data.data_dir=/nowhere", "--data.image_size=64"],
+        "image_size must be left out for cifar10",
+        "got 64",
+    ),
+    "CIFAR-10 of a hundred classes": (
+        ["--data.dataset=cifar10", "--data.data_dir=/nowhere", "--data.num_classes=100"],
+        "num_classes must be left out for cifar10",
+        "got 100",
+    ),
     "accumulation by hand": (["--trainer.accumulate_grad_batches=2"], "follows from model.total_workers", "got 2"),
     "processes that do not fit": (["--trainer.devices=3", "--trainer.accelerator=cpu"], "total_workers", "got 1"),
     "a GPU that is not there": (

@@ -1,6 +1,7 @@
 """Labelling a folder of images with a trained run, as a user does."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -115,11 +116,19 @@ def test_mistakes_are_one_line(trained, folders, tmp_path, capsys):
     (tmp_path / "bad/dog").mkdir()
     for name in ("cat", "dog"):
         (tmp_path / "bad" / name / "1.png").write_bytes(b"no image")
+    damaged, bare = tmp_path / "damaged", tmp_path / "bare"
+    for copy in (damaged, bare):
+        shutil.copytree(trained, copy)
+    whole = (damaged / "checkpoints/best.ckpt").read_bytes()
+    (damaged / "checkpoints/best.ckpt").write_bytes(whole[: len(whole) // 2])
+    (bare / "config.yaml").unlink()
     flags = {"run": trained, "support": support, "query": query}
     wrong = [
         ({"run": tmp_path / "nowhere"}, "run must be a path that exists"),
         ({"run": None}, "run must be a path that exists; got nothing"),
-        ({"run": tmp_path}, "must be the folder of a run"),
+        ({"run": tmp_path}, "run must be the folder of a trained few-shot run"),
+        ({"run": damaged}, "run must have a whole best.ckpt"),
+        ({"run": bare}, "run must be the folder of a trained few-shot run (it holds run.json and config.yaml)"),
         ({"support": tmp_path / "empty"}, "must hold one folder per class"),
         ({"support": tmp_path / "one"}, "support must hold at least two folders"),
         ({"support": tmp_path / "one/cat/1.png"}, "support must be a folder"),

@@ -71,8 +71,10 @@ class AdversarialData(TaskData):
         self.image_size = 32 if image_size is None else image_size
         if self.wanted_classes < 2:
             raise UserError(f"num_classes must be at least 2; got {num_classes}.")
-        if crop_padding < 0:
-            raise UserError(f"crop_padding must be at least 0 pixels; got {crop_padding}.")
+        if not 0 <= crop_padding < self.image_size:
+            raise UserError(
+                f"crop_padding must be at least 0 and below the image's {self.image_size} pixels; got {crop_padding}."
+            )
         self.train_images, self.val_images, self.test_images = train_images, val_images, test_images
         self.crop_padding, self.download = crop_padding, download
         self.eval_batch_size, self.seed = eval_batch_size, seed

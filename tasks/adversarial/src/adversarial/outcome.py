@@ -8,6 +8,7 @@ from torch import Tensor
 
 from adversarial import protocol
 from adversarial.data import AdversarialData
+from shared.callbacks import share_of_batches
 from shared.runs import Items, Metric, Outcome, PaperCell, Profile, Scalar, accuracy_metric
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def _differences(module: AdversarialModule, data: AdversarialData) -> list[str]:
         "reported weights": (module.reported, "last"),
         "precision": (str(trainer.precision), "32-true"),
         "gradient clipping": (trainer.gradient_clip_val, None),
-        "share of the training batches": (trainer.limit_train_batches, 1.0),
+        "share of the training batches": (share_of_batches(trainer), 1.0),
     }
     pairs["G"] = (module.num_groups, module.default_groups())
     pairs["images a step"] = (

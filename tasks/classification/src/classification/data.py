@@ -65,6 +65,17 @@ class ClassificationData(TaskData):
         for name, value in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
             if value < 1:
                 raise UserError(f"{name} must be at least 1; got {value}.")
+        for name, size in {"image_size": image_size, "num_classes": num_classes}.items():
+            if size is not None and dataset == "cifar10":
+                raise UserError(f"{name} must be left out for cifar10, which has its own; got {size}.")
+            if size is not None and size < 2:
+                raise UserError(f"{name} must be at least 2; got {size}.")
+        if in_memory and dataset != "imagefolder":
+            raise UserError(f"in_memory must be left out for {dataset}, which is in memory anyway; got true.")
+        if download and dataset != "cifar10":
+            raise UserError(f"download must be false for {dataset}: CIFAR-10 alone can be downloaded; got true.")
+        if num_workers < 0:
+            raise UserError(f"num_workers must be at least 0; got {num_workers}.")
         if dataset != "embedded" and data_dir is None:
             raise UserError(
                 f"data_dir must name the folder with the images of {dataset}; got nothing. Set data_dir= or DATA_DIR."
@@ -72,7 +83,12 @@ class ClassificationData(TaskData):
         self.dataset = dataset
         self.data_dir = data_dir
         self.batch_size = batch_size
-        self.image_size = image_size or (224 if dataset == "imagefolder" else 32)
+        default_size = 224 if dataset == "imagefolder" else 32
+        self.image_size = default_size if image_size is None else image_size
+        if not 0 <= crop_padding < self.image_size:
+            raise UserError(
+                f"crop_padding must be at least 0 and below the image's {self.image_size} pixels; got {crop_padding}."
+            )
         self.wanted_classes = num_classes
         self.train_images = train_images
         self.test_images = test_images

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pytorch_lightning as pl
@@ -77,9 +78,18 @@ class ClassificationModule(TaskModule):
         shard_workers: int | None = None,
     ) -> None:
         super().__init__()
-        for name, value in {"total_workers": total_workers, "virtual_workers": virtual_workers}.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}.")
+        counts = {"total_workers": total_workers, "virtual_workers": virtual_workers, "shard_workers": shard_workers}
+        for name, count in counts.items():
+            if count is not None and count < 1:
+                raise ValueError(f"{name} must be at least 1; got {count}.")
+        if learning_rate is not None and learning_rate <= 0:
+            raise ValueError(f"learning_rate must be above 0; got {learning_rate}.")
+        if warmup_epochs < 0:
+            raise ValueError(f"warmup_epochs must be at least 0; got {warmup_epochs}.")
+        shares = {"momentum": momentum, "weight_decay": weight_decay, "label_smoothing": label_smoothing}
+        for name, share in shares.items():
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} must be in [0, 1); got {share}.")
         resolve_backbone(backbone)
         spec = resolve_norm(norm)
         if num_groups is not None and not spec.has_groups:
@@ -106,6 +116,11 @@ class ClassificationModule(TaskModule):
             raise ValueError(
                 f"batch_size × total_workers must be at most the {len(data.train)} training images; "
                 f"got {self.batch_size} × {self.total_workers} = {step_images}."
+            )
+        if self.shard_workers and data.dataset == "embedded" and math.gcd(self.shard_workers, data.num_classes) > 1:
+            raise ValueError(
+                f"shard_workers must have no factor in common with the {data.num_classes} classes of embedded images, "
+                f"which take turns: a share would lack some of them; got {self.shard_workers}."
             )
         factory = norm_factory(
             self.norm, num_groups=self.num_groups, batch_size=self.batch_size, virtual_workers=self.virtual_workers
@@ -137,6 +152,11 @@ class ClassificationModule(TaskModule):
             raise UserError(
                 "trainer.accumulate_grad_batches must be left out: it follows from model.total_workers; "
                 f"got {trainer.accumulate_grad_batches}."
+            )
+        if trainer.check_val_every_n_epoch != 1:
+            raise UserError(
+                "trainer.check_val_every_n_epoch must be 1: the headline is the median of the last five epochs; got "
+                f"{trainer.check_val_every_n_epoch}."
             )
         trainer.accumulate_grad_batches = accumulate
         self.num_batches_per_process = self.num_batches // trainer.world_size // accumulate * accumulate
@@ -260,10 +280,10 @@ class ClassificationModule(TaskModule):
         return Outcome(
             headline=self.headline, metrics=metrics, selection=f"median of the last {last} epochs",
             model=self.backbone, protocol=self.settings() | data.settings(),
-            paper=self._paper_cells(data, len(history)), readings=self._readings(), curves=curves,
+            paper=self._paper_cells(data), readings=self._readings(), curves=curves,
         )  # fmt: skip
 
-    def _paper_cells(self, data: ClassificationData, num_epochs: int) -> list[PaperCell]:
+    def _paper_cells(self, data: ClassificationData) -> list[PaperCell]:
         groups = default_num_groups(self.norm, batch_size=self.batch_size)
         is_sweep = self.norm == "bgn" and self.num_groups != groups
         if self.batch_size not in (protocol.SWEEP_BATCH_SIZES if is_sweep else protocol.LEARNING_RATES):
@@ -271,7 +291,7 @@ class ClassificationModule(TaskModule):
         setting: dict[str, Scalar] = {"batch_size": self.batch_size}
         if is_sweep:
             setting["num_groups"] = self.num_groups
-        differences = self._differences(data, num_epochs)
+        differences = self._differences(data)
         if not is_sweep and self.num_groups != groups:
             differences.append(f"G = {self.num_groups}, not {groups}")
         return [
@@ -281,13 +301,13 @@ class ClassificationModule(TaskModule):
             )
         ]  # fmt: skip
 
-    def _differences(self, data: ClassificationData, num_epochs: int) -> list[str]:
+    def _differences(self, data: ClassificationData) -> list[str]:
         """Return in words how the run differs from the paper's protocol."""
         trainer = self.trainer
         pairs: dict[str, tuple[object, object]] = {
             "network": (self.backbone, "resnet50"),
             "stem": (self.stem or "conv7", "conv7"),
-            "epochs": (num_epochs, protocol.EPOCHS),
+            "epochs": (trainer.max_epochs, protocol.EPOCHS),
             "milestones": (self.milestones, protocol.MILESTONES),
             "workers": (self.total_workers, protocol.NUM_WORKERS),
             "weight decay": (self.weight_decay, protocol.WEIGHT_DECAY),

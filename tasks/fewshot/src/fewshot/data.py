@@ -134,7 +134,8 @@ class FewshotData(TaskData):
             )
         choose("sampler", sampler, SAMPLERS)
         self.dataset, self.data_dir, self.batch_size = dataset, data_dir, batch_size
-        self.image_size = image_size or (protocol.IMAGE_SIZE if dataset == "miniimagenet" else 32)
+        default_size = protocol.IMAGE_SIZE if dataset == "miniimagenet" else 32
+        self.image_size = default_size if image_size is None else image_size
         if self.image_size < 16:
             raise UserError(f"image_size must be at least 16 pixels, for four poolings; got {self.image_size}.")
         self.images_per_class, self.iterations_per_epoch = images_per_class, iterations_per_epoch

@@ -39,7 +39,7 @@ class CosineClassifier(nn.Module):
             embeddings: Not normalised.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
-            return self.scale * F.linear(unit(at_least_float32(embeddings)), unit(self.weight))
+            return self.scale * F.linear(unit(at_least_float32(embeddings)), unit(at_least_float32(self.weight)))
 
 
 class ImprintingNetwork(nn.Module):

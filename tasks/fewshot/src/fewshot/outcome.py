@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fewshot import protocol
 from fewshot.data import FewshotData
 from fewshot.resnet12 import WIDTHS
+from shared.callbacks import share_of_batches
 from shared.runs import Items, Metric, Outcome, PaperCell, Scalar
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def differences_from_the_paper(module: FewshotModule, data: FewshotData) -> list
             data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
             protocol.BATCH_SIZE,
         ),
-        "share of the training batches": (trainer.limit_train_batches, 1.0),
+        "share of the training batches": (share_of_batches(trainer), 1.0),
     }
     differences = data.differences_from_paper()
     differences += [f"{name} {ours}, not {theirs}" for name, (ours, theirs) in pairs.items() if ours != theirs]

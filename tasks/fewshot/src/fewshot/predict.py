@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from fewshot.imprinting import imprint
 from fewshot.module import FewshotModule
 from shared.data.folder import SUFFIXES, decode_image, list_image_folder
 from shared.data.folder_memory import square_pixels
-from shared.errors import UserError, exit_with_usage_error
+from shared.errors import UserError, exit_with_usage_error, one_line
 from shared.parser import SuiteCLI
 from shared.runs import open_run
 
@@ -57,6 +58,10 @@ class Predictor:
     """
 
     def __init__(self, run_dir: Path) -> None:
+        if not (run_dir / "run.json").is_file() or not (run_dir / "config.yaml").is_file():
+            raise UserError(
+                f"run must be the folder of a trained few-shot run (it holds run.json and config.yaml); got {run_dir}."
+            )
         run = open_run(run_dir)
         checkpoint = run.checkpoints / "best.ckpt"
         if run.task != "fewshot" or not checkpoint.is_file():
@@ -65,7 +70,12 @@ class Predictor:
         cli = SuiteCLI(FewshotModule, FewshotData, [f"--config={run_dir / 'config.yaml'}"])
         assert isinstance(cli.model, FewshotModule)
         assert isinstance(cli.datamodule, FewshotData)
-        weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+        try:
+            weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+        except (RuntimeError, EOFError, UnpicklingError, KeyError) as error:
+            raise UserError(
+                f"run must have a whole best.ckpt; {checkpoint} cannot be read ({one_line(error)})."
+            ) from error
         cli.model.build_network(len(weights["network.classifier.weight"]))
         cli.model.load_state_dict(weights)
         self.module, self.data = cli.model.eval(), cli.datamodule

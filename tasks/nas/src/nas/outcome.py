@@ -11,6 +11,7 @@ from nas.building import SearchSettings
 from nas.data import NasData
 from nas.genotype import genotype_hash
 from nas.manas import BanditSettings, LeastSquaresSettings
+from shared.callbacks import share_of_batches
 from shared.runs import Items, Metric, Outcome, PaperCell, Scalar, accuracy_metric
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def _of_both(module: NasModule) -> dict[str, Pair]:
         "clipping": (module.clip, protocol.CLIP),
         "G": (module.num_groups, module.default_groups()),
         "precision": (str(module.trainer.precision), "32-true"),
-        "share of the training batches": (module.trainer.limit_train_batches, 1.0),
+        "share of the training batches": (share_of_batches(module.trainer), 1.0),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from shared.callbacks import share_of_batches
 from shared.runs import Items, Metric, Outcome, PaperCell, Scalar, accuracy_metric
 from uda import protocol
 from uda.data import UdaData
@@ -136,7 +137,7 @@ def _differences(module: UdaModule, data: UdaData) -> list[str]:
         "threshold": (module.threshold, protocol.THRESHOLDS.get(module.transfer, 1.0)),
         "precision": (str(trainer.precision), "32-true"),
         "gradient clipping": (trainer.gradient_clip_val, None),
-        "share of the training batches": (trainer.limit_train_batches, 1.0),
+        "share of the training batches": (share_of_batches(trainer), 1.0),
         "batches a step": (trainer.accumulate_grad_batches, 1),
     }
     differences = data.differences_from_paper()
