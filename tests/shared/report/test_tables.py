@@ -340,3 +340,10 @@ def test_a_hint_names_the_first_seeds_and_counts_the_rest(make_record):
     hint = cell_text(grid, grid.rows[0], grid.columns[0], leader=None).hint
     assert hint.count("seed ") == 10
     assert hint.endswith("and 3 more seeds")
+
+
+def test_a_mean_of_reruns_is_called_one_and_has_no_interval(make_record):
+    records = [make_record("bn", value, suffix=str(value)) for value in (60.0, 70.0)] + [make_record("bn", seed=1)]
+    grid = sections_of(records)[0].grids[0]
+    hint = cell_text(grid, grid.rows[0], grid.columns[0], leader=None).hint
+    assert hint == "seed 0: 65.00 (mean of 2 runs); seed 1: 60.00 [59.00, 61.00]"

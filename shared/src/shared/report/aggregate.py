@@ -1,7 +1,7 @@
 """From the runs of an experiment to the cells of its tables.
 
-A cell holds one value per seed: re-runs of a seed under one commit are averaged first, so that they do not pose as new
-evidence; of several commits only the newest is there.
+A cell holds one value per seed: re-runs of a seed with the same code are averaged first, so that they do not pose as
+new evidence; of several commits, or other changes of the code, only the newest is there.
 Diverged runs are counted, never averaged, and a norm with one is not ranked.
 """
 
@@ -45,18 +45,19 @@ class Cell:
     """Runs of one norm in one column.
 
     Args:
-        by_seed: Value by seed, of the finished runs.
+        by_seed: Value by seed, of the finished runs; the mean of a seed's re-runs.
         runs: Names of the runs, diverged ones included.
         num_diverged: How many of them came to no numbers: diverged, or degenerate.
         num_groups: G of the runs; None without groups.
         unit: Unit of the values.
-        intervals: By seed, the 95 % interval over the test items, where the record has one.
+        intervals: By seed, the 95 % interval over the test items, where the record has one; none for a mean.
         sampling_error: Standard error of the mean over the draw of the test items, as for one run, because all
             seeds see the same items. None: unknown.
         paper: The paper's number; None where the runs name none.
         items: Values by seed and item. None: unknown, or the runs did not see the same items.
         lost_as: How those that came to no numbers ended, as `records.lost_as` says.
-        superseded: Runs that are left out, because their seed ran again under another commit.
+        superseded: Runs that are left out, because their seed ran again with other code.
+        num_reruns: By seed, of how many runs its value is the mean; only seeds with several.
     """
 
     by_seed: Mapping[int, float]
@@ -70,6 +71,7 @@ class Cell:
     items: ItemTable | None
     lost_as: str = "diverged"
     superseded: tuple[Record, ...] = ()
+    num_reruns: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def summary(self) -> Summary | None:
@@ -250,13 +252,14 @@ def _cell(members: Sequence[Record], metric: str, paper: PaperNumber | None, sup
             items.append((record.seed, record.items.get(metric)))
             if measured.ci95:
                 intervals[record.seed] = measured.ci95
+    num_reruns = {seed: len(several) for seed, several in values.items() if len(several) > 1}
     return Cell(
         by_seed={seed: summarise(values[seed]).mean for seed in sorted(values)},
         runs=tuple(record.run for record in members),
         num_diverged=sum(not record.done for record in members),
         num_groups=members[0].num_groups if members else None,
         unit=unit,
-        intervals=intervals,
+        intervals={seed: interval for seed, interval in intervals.items() if seed not in num_reruns},
         sampling_error=mean_error(errors),
         paper=paper,
         items=item_table(items),
@@ -268,6 +271,7 @@ def _cell(members: Sequence[Record], metric: str, paper: PaperNumber | None, sup
             and (record.norm, record.batch_size, record.num_groups)
             == (members[0].norm, members[0].batch_size, members[0].num_groups)
         ),
+        num_reruns=num_reruns,
     )
 
 

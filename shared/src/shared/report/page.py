@@ -220,7 +220,8 @@ def _how_to_read(sections: Sequence[Section]) -> str:
         "Runs that differ in data, network, protocol or the rule that selects the number never share a table. Runs of "
         "different commits of the code do, also as the seeds of one mean, and a line that begins with “Mind” names "
         "the commits; but a seed of a norm that was run again under another commit counts once, by its newest commit, "
-        "and the older runs are left out and named.",
+        "and the older runs are left out and named. Another version of a norm's own file, or other changes that no "
+        "commit holds, count as another commit.",
         "G: number of groups of GN, GBGN and BGN. Batch size: images per worker, which is what a norm sees.",
     ]
     lines += [f"Norms: {names}."] if names else []

@@ -60,9 +60,9 @@ def notes() -> str:
     return (
         "Rank 1 is the best headline number of a task, a mean over seeds and columns; a norm that diverged there, or "
         "was degenerate, comes last. Each task counts once, through its experiment with most runs of these norms "
-        "behind the means, your own before published ones. A rank hides by how much, and the noise within a task: read "
-        "the tables below before you choose. Nemenyi's test as in Demšar (JMLR 2006); for two norms, whose ranks it "
-        "would part too easily over few tasks, the exact sign test."
+        "behind the means, your own before published ones. A rank hides by how much, and the noise within a task: "
+        "read the tables below before you choose. Nemenyi's test as in Demšar (JMLR 2006); for two norms, whose ranks "
+        "it would part too easily over few tasks, the exact sign test."
     )
 
 

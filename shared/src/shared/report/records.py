@@ -77,6 +77,11 @@ class Record:
         headline: Name of the metric that is compared.
         metrics: By name; only finite ones.
         raw: The whole JSON object.
+        commit: Of the code; with "+changes" where the working tree had changes that no commit holds.
+        norm_source: Short checksum of the norm's own file. None: it has none, or the record is an old one.
+        source_diff: Short checksum of the changes that no commit holds. None: there were none, or not recorded.
+        replaced: Of a run that does not count, what parts its code from that of the run that does, such as "under
+            another commit"; else empty.
     """
 
     run: str
@@ -102,12 +107,20 @@ class Record:
     paper: tuple[PaperReference, ...] = ()
     readings: tuple[str, ...] = ()
     commit: str = "?"
+    norm_source: str | None = None
+    source_diff: str | None = None
     device: str = "?"
+    replaced: str = ""
 
     @property
     def done(self) -> bool:
         """Whether the run came to its end with numbers."""
         return self.status == "done"
+
+    @property
+    def code(self) -> tuple[str, str, str]:
+        """What the run's code was; only runs with the same are re-runs of each other."""
+        return self.commit, self.norm_source or "", self.source_diff or ""
 
     def number(self, name: str) -> float | None:
         """A scalar field such as `wall_time_seconds`; None where it is unknown."""
@@ -203,6 +216,8 @@ def _build(raw: dict[str, Any]) -> Record:
         paper=tuple(_reference(entry) for entry in optional(raw, "paper", list, [])),
         readings=tuple(str(reading) for reading in optional(raw, "readings", list, [])),
         commit=optional(raw, "commit", str, "?") + ("+changes" if raw.get("dirty") else ""),
+        norm_source=optional(raw, "norm_source", str, None),
+        source_diff=optional(raw, "source_diff", str, None),
         device=optional(raw, "device", str, "?"),
     )
 

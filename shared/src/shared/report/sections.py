@@ -60,7 +60,7 @@ class Section:
 
     @property
     def superseded(self) -> tuple[Record, ...]:
-        """The runs that do not, because their seed ran again under another commit."""
+        """The runs that do not, because their seed ran again with other code."""
         return tuple(record for experiment in self.experiments for record in experiment.superseded)
 
     def num_own(self, published: Set[str]) -> int:
