@@ -16,6 +16,7 @@ from shared.report.aggregate import (
     sign,
 )
 from shared.report.experiments import split_into_experiments
+from shared.report.page import render_page
 from shared.report.ranking import leader
 from shared.report.records import parse_record
 from shared.report.sections import make_sections
@@ -243,6 +244,24 @@ def test_transfers_become_the_columns_of_table_7(make_record):
     assert cells["BN", "mean"].value == f"{statistics.fmean(by_seed):.2f} ± {statistics.stdev(by_seed):.2f} (2)"
     assert cells["BN", "mean"].paper == "paper 90.1"
     assert len(section.experiments) == 6
+
+
+def test_runs_of_another_g_are_shown_or_named_in_sections_of_several_columns(make_record, parse_page):
+    records = transfers(make_record, ["aw", "dw"])
+    more = [record | {"num_groups": 4, "run": f"{record['run']}-g4"} for record in records if record["norm"] == "bgn"]
+    unknown = records[-1] | {"num_groups": None, "run": "without"}
+    (section,) = sections_of([*records, *more[:3], unknown])
+    (sweep,) = section.sweeps
+    assert [row.label for row in sweep.rows] == [f"BGN, batch size 30, transfer {name}" for name in ("aw", "dw")]
+    assert sweep.columns == (256, 4)
+    values = {place: cell.value for place, cell in texts(sweep).items()}
+    assert values[sweep.rows[0].label, 4] == values[sweep.rows[0].label, 256] != values[sweep.rows[1].label, 4]
+    remark = "1 run is not shown, because a cell has runs of one G only: BGN with no G recorded (without)."
+    files = section_files(section)
+    assert remark in files[f"{section.slug}-test_accuracy.md"]
+    assert remark in files[f"{section.slug}-test_accuracy.tex"].replace("\\", "")
+    assert f"{section.slug}-test_accuracy-groups.md" in files
+    assert remark in parse_page(render_page([section], ())).texts
 
 
 def test_a_part_of_the_transfers_has_no_mean_of_the_paper(make_record):

@@ -15,7 +15,9 @@ from shared.report.items import Items, ItemTable, item_table
 from shared.report.paper import PaperEntry, paper_entry
 from shared.report.records import PaperReference, Record, lost_as
 from shared.report.statistics import Summary, summarise
-from shared.report.wording import measure_name
+from shared.report.wording import measure_name, plural, shortened
+
+MAX_NAMED = 6
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class Grid:
         columns: Values of the column axis; None where it is unknown.
         cells: Only where there is a run or a number of the paper.
         by_column: Where each column is a metric of its own, the one-column table of each; else empty.
+        remarks: What else a reader has to know, to stand below the table.
     """
 
     metric: str
@@ -118,6 +121,7 @@ class Grid:
     columns: tuple[int | str | None, ...]
     cells: Mapping[tuple[Row, int | str | None], Cell]
     by_column: Mapping[int | str | None, "Grid"] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     @property
     def parts(self) -> tuple["Grid", ...]:
@@ -214,6 +218,30 @@ def group_number_grid(experiment: Experiment, metric: str) -> Grid | None:
     columns = tuple(sorted({groups for by_groups in swept.values() for groups in by_groups}, reverse=True))
     name = metric_words(experiment, metric)
     return Grid(metric, name, "number of groups G", tuple(rows), columns, cells)
+
+
+def unshown(records: Sequence[Record], grids: Sequence[Grid]) -> list[str]:
+    """Name the runs that are in no cell, which is for their number of groups: a cell has runs of one.
+
+    Args:
+        records: Runs of the tables.
+        grids: The tables.
+
+    Returns:
+        A sentence; none where each run is in a cell.
+    """
+    shown = {run for grid in grids for cell in grid.cells.values() for run in cell.runs}
+    hidden = [record for record in records if record.run not in shown]
+    if not hidden:
+        return []
+    groups: dict[str, list[str]] = defaultdict(list)
+    labels = norm_labels({record.norm for record in records})
+    for record in hidden:
+        number = "no G recorded" if record.num_groups is None else f"G = {record.num_groups}"
+        groups[f"{labels[record.norm]} with {number}"].append(record.run)
+    listing = "; ".join(f"{name} ({shortened(runs, MAX_NAMED, 'run')})" for name, runs in groups.items())
+    verb = "is" if len(hidden) == 1 else "are"
+    return [f"{plural(len(hidden), 'run')} {verb} not shown, because a cell has runs of one G only: {listing}."]
 
 
 def _of_one_group_number(members: Sequence[Record]) -> list[Record]:

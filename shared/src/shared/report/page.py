@@ -288,7 +288,7 @@ def _grid(grid: Grid, notes: Sequence[str] = ()) -> str:
     rows = [[row_header(row.label, row.norm), *(_cell(grid, row, column, leaders[column]) for column in grid.columns)]
             for row in grid.rows]  # fmt: skip
     header = [grid.column_name, *("?" if column is None else column for column in grid.columns)]
-    below = [*mark_legend(grid, best="Shaded and bold", highest="Dashed frame"), *notes]
+    below = [*mark_legend(grid, best="Shaded and bold", highest="Dashed frame"), *notes, *grid.remarks]
     if reasons := incomparable_reasons(grid):
         below.append(f"Grey paper numbers are not comparable: {'; '.join(reasons)}.")
     return data_table(caption(grid), header, rows) + "".join(paragraph(note, class_="note") for note in below)

@@ -172,7 +172,7 @@ def table_markdown(grid: Grid, *, notes: Sequence[str] = ()) -> str:
     for row in grid.rows:
         texts = [cell_text(grid, row, column, leader=leaders[column]) for column in grid.columns]
         lines.append(markdown_line([row.label, *(_markdown_cell(text) for text in texts)]))
-    below = [*mark_legend(grid, best="**Bold**", highest="*Slanted*"), *notes]
+    below = [*mark_legend(grid, best="**Bold**", highest="*Slanted*"), *notes, *grid.remarks]
     below += [f"[paper …] is not comparable: {reason}." for reason in incomparable_reasons(grid)]
     return "\n".join([*lines, *(f"\n{flat(note)}" for note in below)]) + "\n"
 
