@@ -18,10 +18,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from shared.report.records import Record
+from shared.report.records import DATASET_IDENTITY, Record
 
 CELL_AXES = ("norm", "num_groups", "batch_size", "seed")
-DATASET_IDENTITY = ("name", "checksum", "train", "test", "full", "resolution", "num_classes")
 FOLLOWS_BATCH_SIZE = frozenset(
     {"lr", "base_lr", "initial_lr", "learning_rate", "min_lr", "virtual_workers", "total_batch_size", "iterations",
      "iterations_per_epoch", "steps", "warmup_iterations", "warm_up_iterations", "warmup_steps", "warm_up_steps"}

@@ -6,11 +6,23 @@ Record schema 1 is one JSON object per finished run: `record.json` in a run's fo
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from shared.report.fields import BadRecordError, finite, optional, pair, require
+from shared.report.fields import (
+    BadRecordError,
+    check_bits,
+    check_depth,
+    finite,
+    optional,
+    pair,
+    require,
+    scalar,
+    text_or_none,
+    without_surrogates,
+)
 from shared.report.items import Items, parse_items
 from shared.report.profiles import Profile, parse_profiles
 from shared.report.statistics import sampling_error
@@ -18,6 +30,8 @@ from shared.report.statistics import sampling_error
 SCHEMA = 1
 STATUSES = ("done", "diverged", "degenerate")
 """How a run ended: with numbers, with a loss that was lost, or because its network could not learn from the start."""
+DATASET_IDENTITY = ("name", "checksum", "train", "test", "full", "resolution", "num_classes")
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 Point = tuple[float, float]
 
 
@@ -158,8 +172,9 @@ def parse_record(text: str | None) -> Record:
         The record.
 
     Raises:
-        BadRecordError: Not JSON, another schema, a required field is missing or has the wrong type, the batch size
-            is below 1, a finished run has a metric that is not a finite number, its items do not fit a metric, or its
+        BadRecordError: Not JSON, another schema, a required field is missing or has the wrong type, a part of the
+            data set, of a setting of the paper or a method is no scalar, a number is too large, the batch size is
+            below 1, a finished run has a metric that is not a finite number, its items do not fit a metric, or its
             profiles or warnings are not what they should be.
     """
     if text is None:
@@ -174,7 +189,10 @@ def parse_record(text: str | None) -> Record:
         raise BadRecordError(f"a record must be a JSON object; got {type(raw).__name__}")
     if raw.get("schema") != SCHEMA or isinstance(raw.get("schema"), bool):
         raise BadRecordError(f"schema must be {SCHEMA}; got {raw.get('schema')!r}")
-    return _build(raw)
+    check_depth(raw)
+    record = _build(without_surrogates(raw) if SURROGATE.search(text) else raw)
+    check_bits(raw)
+    return record
 
 
 def _build(raw: dict[str, Any]) -> Record:
@@ -188,6 +206,12 @@ def _build(raw: dict[str, Any]) -> Record:
         raise BadRecordError(f"batch_size must be at least 1; got {batch_size}")
     if status == "done" and headline not in metrics:
         raise BadRecordError(f"metrics must hold the headline {headline}; got {', '.join(metrics) or 'none'}")
+    axes, protocol = optional(raw, "axes", dict, {}), optional(raw, "protocol", dict, {})
+    text_or_none(axes, "method", where="axes")
+    text_or_none(protocol, "method", where="protocol")
+    dataset = optional(raw, "dataset", dict, {})
+    for name in DATASET_IDENTITY:
+        scalar(dataset, name, where="dataset")
     return Record(
         run=require(raw, "run", str),
         status=status,
@@ -200,11 +224,11 @@ def _build(raw: dict[str, Any]) -> Record:
         config=optional(raw, "config", str, "?"),
         num_groups=optional(raw, "num_groups", int, None),
         batch_size=batch_size,
-        axes=optional(raw, "axes", dict, {}),
+        axes=axes,
         model=optional(raw, "model", str, "?"),
-        dataset=optional(raw, "dataset", dict, {}),
+        dataset=dataset,
         selection=optional(raw, "selection", str, "?"),
-        protocol=optional(raw, "protocol", dict, {}),
+        protocol=protocol,
         curves=_curves(optional(raw, "curves", dict, {})),
         items=parse_items(
             optional(raw, "items", dict, {}),
@@ -242,11 +266,11 @@ def _metrics(raw: Mapping[str, Any], *, done: bool) -> dict[str, Metric]:
             raise BadRecordError(f"the metric {name} must be an object with a value; got {entry!r:.60}")
         value = finite(entry.get("value"))
         if value is not None:
-            n = entry.get("n")
+            n, ci95 = entry.get("n"), pair(entry.get("ci95"))
             metrics[name] = Metric(
                 value=value,
-                ci95=pair(entry.get("ci95")),
-                n=n if isinstance(n, int) else None,
+                ci95=ci95 if ci95 and ci95[0] <= ci95[1] else None,
+                n=n if isinstance(n, int) and n > 0 else None,
                 unit=str(entry.get("unit") or ""),
             )
         elif done:
@@ -276,9 +300,12 @@ def _warning(raw: object) -> str:
 def _reference(raw: object) -> PaperReference:
     if not isinstance(raw, dict):
         raise BadRecordError(f"an entry of paper must be an object; got {raw!r:.60}")
+    setting = optional(raw, "setting", dict, {})
+    for name in setting:
+        scalar(setting, name, where="setting")
     return PaperReference(
         table=require(raw, "table", int),
-        setting=optional(raw, "setting", dict, {}),
+        setting=setting,
         metric=require(raw, "metric", str),
         record_metric=require(raw, "record_metric", str),
         comparable=raw.get("comparable") is True,

@@ -277,7 +277,7 @@ def _paper_mean(row: Row, columns: Mapping[str, Experiment], key: str, metric: s
         for experiment in columns.values()
     ]
     first = references[0]
-    if first is None or None in references:
+    if first is None or None in references or first.table not in load_paper_tables():
         return None
     entries = load_paper_tables()[first.table].entries
     wanted = {str(entry.setting.get(key)) for entry in entries if entry.metric == first.metric} - {MEAN}
