@@ -204,6 +204,31 @@ def test_a_seed_that_ran_under_two_commits_counts_once_by_the_newest(make_record
     assert sorted(record.commit for record in experiment.superseded) == ["new", "new", "old", "old"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "how"),
+    [
+        ({"norm_source": "bbbb"}, "with another version of the norm's own file"),
+        ({"source_diff": "dddd"}, "with other uncommitted changes"),
+        ({"norm_source": "bbbb", "source_diff": None},
+         "with another version of the norm's own file and other uncommitted changes"),
+        ({"norm_source": None}, "with another version of the norm's own file"),
+        ({"commit": "def", "norm_source": "bbbb"}, "under another commit"),
+    ],
+)  # fmt: skip
+def test_reruns_with_another_file_of_the_norm_or_other_changes_are_never_averaged(make_record, changes, how):
+    code = {"norm_source": "aaaa", "source_diff": "cccc", "dirty": True}
+    old = make_record("x:Own", suffix="old", **code)
+    again = make_record("x:Own", suffix="again", **code)
+    new = make_record("x:Own", suffix="new", finished="2026-11-22T18:00:01+00:00", **(code | changes))
+    (experiment,) = split_into_experiments(parse([old, again, new]))
+    assert [record.run for record in experiment.records] == [new["run"]]
+    assert {(record.run, record.replaced) for record in experiment.superseded} == {
+        (old["run"], how), (again["run"], how)
+    }  # fmt: skip
+    (same,) = split_into_experiments(parse([old, again]))
+    assert len(same.records) == 2
+
+
 def test_a_lost_run_of_a_newer_commit_supersedes_a_number(make_record):
     old = make_record(suffix="old", commit="old", finished="2026-11-22T18:00:00+00:00")
     new = make_record(suffix="new", commit="new", finished="2026-11-23T18:00:00+00:00", status="diverged", metrics={})

@@ -13,6 +13,7 @@ from shared.report.figures import (
     PALETTE,
     batch_size_figure,
     curve_figure,
+    drawing,
     inline_svg,
     norm_style,
     opaque_svg,
@@ -192,3 +193,26 @@ def test_dollars_in_names_are_not_read_as_mathematics(make_record):
     records = [make_record("x:$_{", 60.0, batch_size=size) for size in (2, 4)]
     (made,) = make_sections(split_into_experiments(parse_record(json.dumps(record)) for record in records))
     assert "$_{" in texts(batch_size_figure(made.grids[0]))
+
+
+def test_numbers_that_are_read_are_whole_and_coordinates_are_short():
+    with drawing("lr 0.0125", x='from 1.23456 of id="here"', y="") as (axes, finish):
+        axes.plot([0.0, 0.0042], [1.0, 2.0])
+        axes.set_xticks([0.0021, 0.00333333])
+        figure = finish()
+    assert {"lr 0.0125", 'from 1.23456 of id="here"', "0.002100", "0.003333"} <= set(texts(figure))
+    tags = re.findall("<[^>]*>", figure.svg)
+    assert not re.search(r"\d\.\d{3}", "".join(tags))
+    inline = ElementTree.fromstring(re.sub(r"xlink:", "", inline_svg(figure, "p")))
+    assert {"lr 0.0125", 'from 1.23456 of id="here"', "0.002100"} <= {
+        "".join(n.itertext()) for n in inline.iter("text")
+    }
+
+
+def test_a_norm_whose_name_begins_with_an_underscore_is_in_the_legends(make_record):
+    records = [make_record(norm, batch_size=size) for norm in ("bn", "x:_Own") for size in (64, 2)]
+    parsed = [parse_record(json.dumps(record)) for record in records]
+    (made,) = make_sections(split_into_experiments(parsed))
+    drawn = draw_section(made)
+    for figure in (drawn.main[0], *drawn.curves):
+        assert {"BN", "_Own"} <= set(texts(figure))

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 
@@ -81,6 +82,103 @@ def test_the_overview_leaves_out_controls_that_are_in_a_table(records):
 def test_one_method_has_no_such_table(records):
     sections = make_sections(split_into_experiments([r for r in records if r.axes["method"] == "can"]))
     assert not any(section.methods for section in sections)
+
+
+SEARCH = {"epochs": 10, "precision": "32-true"}
+
+
+def searches(make_record, *runs):
+    """Records of searches: method, then what differs from `SEARCH` and the usual data."""
+    records = []
+    for number, (method, protocol, dataset) in enumerate(runs):
+        data = {"name": "cifar10", "train": 4000, "test": 2000, "full": False, "checksum": "sha256:aa"} | dataset
+        records += [
+            make_record(norm, 50.0 + number, task="nas", config="cifar10", axes={"method": method}, dataset=data,
+                        protocol=SEARCH | protocol, suffix=f"{number}", paper=[])
+            for norm in ("bn", "bgn")
+        ]  # fmt: skip
+    return make_sections(split_into_experiments(parse_record(json.dumps(record)) for record in records))
+
+
+def method_tables(sections):
+    return [section.methods for section in sections if section.methods]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "dataset"),
+    [
+        ({"epochs": 99}, {}),
+        ({"trainer.limit_train_batches": 0.1}, {}),
+        ({}, {"train": 500}),
+        ({}, {"test": 100}),
+        ({}, {"full": True, "train": 50_000}),
+        ({}, {"resolution": 16}),
+    ],
+)
+def test_methods_on_other_data_or_with_other_common_settings_share_no_table(make_record, protocol, dataset):
+    assert method_tables(searches(make_record, ("darts", {}, {}), ("random", protocol, dataset))) == []
+    first, second = method_tables(
+        searches(make_record, ("darts", {}, {}), ("manas", {}, {}), ("darts", protocol, dataset),
+                 ("random", protocol, dataset))
+    )  # fmt: skip
+    assert {first.columns, second.columns} == {("DARTS", "MANAS"), ("random search", "DARTS")}
+
+
+def test_other_images_of_as_many_share_no_table_where_methods_share_some(make_record):
+    other = {"checksum": "sha256:bb"}
+    tables = method_tables(
+        searches(make_record, ("darts", {}, {}), ("random", {}, {}), ("manas", {}, other), ("darts", {}, other))
+    )
+    assert {table.columns for table in tables} == {("random search", "DARTS"), ("DARTS", "MANAS")}
+
+
+def test_methods_that_have_images_of_their_own_share_a_table_that_says_so(make_record):
+    (table,) = method_tables(searches(make_record, ("darts", {}, {}), ("random", {}, {"checksum": "sha256:bb"})))
+    assert table.remarks == (
+        "Mind: the columns differ in more than their method: data bb (random search), aa (DARTS).",
+    )  # fmt: skip
+
+
+def test_one_method_under_two_protocols_is_told_apart_in_the_header(make_record):
+    (table,) = method_tables(
+        searches(make_record, ("darts", {"order": "first"}, {}), ("darts", {"order": "second"}, {}),
+                 ("random", {"candidates": 16}, {}))
+    )  # fmt: skip
+    assert set(table.columns) == {
+        "random search", "DARTS (order first, not second)", "DARTS (order second, not first)"
+    }  # fmt: skip
+    assert table.remarks == ()
+
+
+def test_settings_in_which_two_methods_of_three_differ_are_said_below(make_record, parse_page):
+    sections = searches(make_record, ("manas", {"agents": "own"}, {}), ("manas_ls", {"agents": "shared"}, {}),
+                        ("random", {}, {}))  # fmt: skip
+    remark = "Mind: the columns differ in more than their method: agents own (MANAS), shared (MANAS-LS)."
+    assert remark in parse_page(render_page(sections, [])).texts
+    assert any(remark in section_files(section)[name] for section in sections for name in section_files(section)
+               if name.endswith("-methods.md"))  # fmt: skip
+
+
+def test_networks_are_compared_without_the_method_s_name(make_record):
+    def grids(*models):
+        records = [
+            make_record(model=model, axes={"method": method}, suffix=method, paper=[])
+            for method, model in zip(("can", "norm_branch", "random"), models, strict=True)
+        ]
+        return method_tables(
+            make_sections(split_into_experiments(parse_record(json.dumps(record)) for record in records))
+        )
+
+    (table,) = grids("can-resnet20", "norm-branch-resnet20", "random search resnet50")
+    assert table.columns == ("discrepancy off", "CAN")
+
+
+def test_runs_of_another_g_are_named_below(records):
+    extra = replace(records[-1], num_groups=4, run="of-four-groups")
+    (host,) = [each for each in make_sections(split_into_experiments([*records, extra])) if each.methods]
+    assert host.methods.remarks == (
+        "1 run is not shown, because a cell has runs of one G only: BGN with G = 4 (of-four-groups).",
+    )
 
 
 def test_latex_is_balanced_and_holds_the_numbers(records):

@@ -115,6 +115,24 @@ def test_a_rerun_under_another_commit_is_never_averaged_and_is_said(make_record,
     assert "3 training runs" in "\n".join(page.texts)
 
 
+def test_other_files_of_a_norm_and_other_changes_are_named(make_record, parse_page):
+    own = [make_record("x:Own", seed=seed, norm_source=f"file{seed}") for seed in range(2)]
+    own += [make_record("x:Own", 90.0, suffix="new", norm_source="file9", finished="2026-11-23T18:00:00+00:00")]
+    dirty = [make_record("bn", seed=seed, dirty=True, source_diff=f"diff{seed}") for seed in range(2)]
+    page = parse_page(render(own + dirty))
+    older = f"{own[0]['run']} (commit abc1234)"
+    assert {
+        "Mind: 1 run is left out, because its seed was run again with another version of the norm's own file, and "
+        f"values of different code are never averaged into one; the newest counts: {older}.",
+        "Mind: the runs come from 2 versions of the norm's own file: file1 (1 run: Own), file9 (1 run: Own).",
+        "Mind: the runs of commit abc1234+changes come from 2 states of uncommitted changes: diff0 (1 run: BN), "
+        "diff1 (1 run: BN).",
+    } <= set(page.texts)
+    left_out = f"left out, because its seed ran again with another version of the norm's own file: {older}"
+    assert any(title.endswith(left_out) for title in page.titles)
+    assert "versions of the norm's own file" not in "\n".join(parse_page(render(own[:1] + dirty[:1])).texts)
+
+
 def test_how_to_read_tells_what_becomes_of_several_commits(make_record, parse_page):
     text = "\n".join(parse_page(render([make_record()])).texts)
     assert (

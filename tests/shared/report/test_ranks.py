@@ -183,6 +183,41 @@ def test_a_task_counts_once_by_its_experiment_with_most_runs(make_record):
     assert fewshot.section.experiments[0].first.config == "cifar10"
 
 
+def test_a_task_is_represented_by_the_runs_behind_its_means_and_not_by_those_present(make_record):
+    """At batch sizes 8 and 2 there are 8 runs, of which 4 enter the means, with BGN ahead; at 64 there are 6."""
+    records = raw_records(make_record, {"nas": {"bn": 50.0, "bgn": 40.0}})
+    records += raw_records(make_record, {"fewshot": {"bn": 70.0, "bgn": 60.0}}, seeds=3)
+    sizes = {"bn": {8: [0], 2: [0, 1, 2]}, "bgn": {8: [0, 3, 4], 2: [0]}}
+    records += [
+        make_record(norm, 10.0 + (norm == "bgn"), seed=seed, batch_size=size, suffix="small", task="fewshot", paper=[],
+                    protocol={"epochs": 5})
+        for norm, seeds in sizes.items() for size in seeds for seed in seeds[size]
+    ]  # fmt: skip
+    (summary,) = rank_summaries(parsed_sections(records))
+    (fewshot,) = [task for task in summary.tasks if task.section.experiments[0].first.task == "fewshot"]
+    assert fewshot.ranks == {"bn": 1, "bgn": 2}
+    text = ranks_markdown([summary]).replace("\u00a0", " ")
+    assert "| Few-shot learning, cifar10, batch size 64 | 1 (70.10 %, 3 seeds) | 2 (60.10 %, 3 seeds) |" in text
+    assert "| Architecture search, cifar10 | 1 (50.05 %, 2 seeds) | 2 (40.05 %, 2 seeds) |" in text
+    assert ",fewshot,cifar10," in rank_files([summary])["ranks.csv"]
+    assert ",64,test/top1,70.1" in rank_files([summary])["ranks.csv"]
+
+
+def test_experiments_of_one_task_are_told_apart_by_method_columns_or_what_else_differs(make_record):
+    pair = {"bn": 2.0, "bgn": 1.0}
+    records = raw_records(make_record, {"uda": pair}) + raw_records(make_record, {"nas": pair}, seeds=3)
+    records += raw_records(make_record, {"fewshot": pair}, axes={"method": "can"})
+    for number, changes in enumerate(({"protocol": {"epochs": 99, "lr": 0.1}}, {"config": "small"})):
+        extra = raw_records(make_record, {"nas": {"bn": 0.0}}, **changes)
+        records += [record | {"run": f"{record['run']}-{number}"} for record in extra]
+    control = raw_records(make_record, {"fewshot": pair}, axes={"method": "source_only"})
+    records += [record | {"run": f"{record['run']}-control"} for record in control]
+    text = ranks_markdown(rank_summaries(parsed_sections(records)))
+    assert "| Architecture search, cifar10, batch size 64, epochs 10, not 99 |" in text
+    assert "| Few-shot learning, cifar10, CAN, batch size 64 |" in text
+    assert "| Unsupervised domain adaptation, cifar10 |" in text
+
+
 def test_runs_of_other_norms_and_of_other_groups_do_not_count(make_record):
     """The table of many norms, and that of many G, have more runs, but fewer of BN and BGN."""
     pair = {"bn": 1.0, "bgn": 2.0}
@@ -213,7 +248,7 @@ def test_the_reader_s_own_runs_stand_for_a_task_before_published_ones(make_recor
     assert {task.section.experiments[0].first.config for task in summary.tasks} == {"cifar10", "mine"}
     text = ranks_markdown([summary])
     assert "| Architecture search, cifar10 (published) |" in text
-    assert "| Few-shot learning, mine |" in text
+    assert "| Few-shot learning, mine, batch size 64 |" in text
     assert "published" not in ranks_markdown(rank_summaries(parsed_sections(records))).partition("Rank 1")[0]
     elsewhere = raw_records(make_record, {"uda": {"bn": 1.0}}, config="mine")
     (summary,) = rank_summaries(parsed_sections(records + elsewhere), published=theirs)
@@ -239,7 +274,8 @@ def test_norms_within_the_critical_difference_are_joined(make_record):
 def test_what_is_written_has_the_numbers(make_record):
     summaries = rank_summaries(sections_of(make_record, SCORES))
     files = rank_files(summaries)
-    assert "| Adversarial training, cifar10 | 1 (31.05 %) | 2 (30.05 %) |" in files["ranks.md"].replace("\u00a0", " ")
+    text = files["ranks.md"].replace("\u00a0", " ")
+    assert "| Adversarial training, cifar10 | 1 (31.05 %, 2 seeds) | 2 (30.05 %, 2 seeds) |" in text
     assert "| mean rank | 1.38 | 1.62 |" in files["ranks.md"]
     assert len(files["ranks.csv"].splitlines()) == 1 + 4 * 2 + 3 * 3
     assert "no norm can be told apart" in ranks_html(summaries)

@@ -16,6 +16,7 @@ from shared.report.aggregate import (
     sign,
 )
 from shared.report.experiments import split_into_experiments
+from shared.report.page import render_page
 from shared.report.ranking import leader
 from shared.report.records import parse_record
 from shared.report.sections import make_sections
@@ -245,6 +246,24 @@ def test_transfers_become_the_columns_of_table_7(make_record):
     assert len(section.experiments) == 6
 
 
+def test_runs_of_another_g_are_shown_or_named_in_sections_of_several_columns(make_record, parse_page):
+    records = transfers(make_record, ["aw", "dw"])
+    more = [record | {"num_groups": 4, "run": f"{record['run']}-g4"} for record in records if record["norm"] == "bgn"]
+    unknown = records[-1] | {"num_groups": None, "run": "without"}
+    (section,) = sections_of([*records, *more[:3], unknown])
+    (sweep,) = section.sweeps
+    assert [row.label for row in sweep.rows] == [f"BGN, batch size 30, transfer {name}" for name in ("aw", "dw")]
+    assert sweep.columns == (256, 4)
+    values = {place: cell.value for place, cell in texts(sweep).items()}
+    assert values[sweep.rows[0].label, 4] == values[sweep.rows[0].label, 256] != values[sweep.rows[1].label, 4]
+    remark = "1 run is not shown, because a cell has runs of one G only: BGN with no G recorded (without)."
+    files = section_files(section)
+    assert remark in files[f"{section.slug}-test_accuracy.md"]
+    assert remark in files[f"{section.slug}-test_accuracy.tex"].replace("\\", "")
+    assert f"{section.slug}-test_accuracy-groups.md" in files
+    assert remark in parse_page(render_page([section], ())).texts
+
+
 def test_a_part_of_the_transfers_has_no_mean_of_the_paper(make_record):
     (section,) = sections_of(transfers(make_record, ["ad", "wa"]))
     cells = texts(section.grids[0])
@@ -340,3 +359,10 @@ def test_a_hint_names_the_first_seeds_and_counts_the_rest(make_record):
     hint = cell_text(grid, grid.rows[0], grid.columns[0], leader=None).hint
     assert hint.count("seed ") == 10
     assert hint.endswith("and 3 more seeds")
+
+
+def test_a_mean_of_reruns_is_called_one_and_has_no_interval(make_record):
+    records = [make_record("bn", value, suffix=str(value)) for value in (60.0, 70.0)] + [make_record("bn", seed=1)]
+    grid = sections_of(records)[0].grids[0]
+    hint = cell_text(grid, grid.rows[0], grid.columns[0], leader=None).hint
+    assert hint == "seed 0: 65.00 (mean of 2 runs); seed 1: 60.00 [59.00, 61.00]"

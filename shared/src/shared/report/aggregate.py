@@ -1,7 +1,7 @@
 """From the runs of an experiment to the cells of its tables.
 
-A cell holds one value per seed: re-runs of a seed under one commit are averaged first, so that they do not pose as new
-evidence; of several commits only the newest is there.
+A cell holds one value per seed: re-runs of a seed with the same code are averaged first, so that they do not pose as
+new evidence; of several commits, or other changes of the code, only the newest is there.
 Diverged runs are counted, never averaged, and a norm with one is not ranked.
 """
 
@@ -15,7 +15,9 @@ from shared.report.items import Items, ItemTable, item_table
 from shared.report.paper import PaperEntry, paper_entry
 from shared.report.records import PaperReference, Record, lost_as
 from shared.report.statistics import Summary, summarise
-from shared.report.wording import measure_name
+from shared.report.wording import measure_name, plural, shortened
+
+MAX_NAMED = 6
 
 
 @dataclass(frozen=True)
@@ -45,18 +47,19 @@ class Cell:
     """Runs of one norm in one column.
 
     Args:
-        by_seed: Value by seed, of the finished runs.
+        by_seed: Value by seed, of the finished runs; the mean of a seed's re-runs.
         runs: Names of the runs, diverged ones included.
         num_diverged: How many of them came to no numbers: diverged, or degenerate.
         num_groups: G of the runs; None without groups.
         unit: Unit of the values.
-        intervals: By seed, the 95 % interval over the test items, where the record has one.
+        intervals: By seed, the 95 % interval over the test items, where the record has one; none for a mean.
         sampling_error: Standard error of the mean over the draw of the test items, as for one run, because all
             seeds see the same items. None: unknown.
         paper: The paper's number; None where the runs name none.
         items: Values by seed and item. None: unknown, or the runs did not see the same items.
         lost_as: How those that came to no numbers ended, as `records.lost_as` says.
-        superseded: Runs that are left out, because their seed ran again under another commit.
+        superseded: Runs that are left out, because their seed ran again with other code.
+        num_reruns: By seed, of how many runs its value is the mean; only seeds with several.
     """
 
     by_seed: Mapping[int, float]
@@ -70,6 +73,7 @@ class Cell:
     items: ItemTable | None
     lost_as: str = "diverged"
     superseded: tuple[Record, ...] = ()
+    num_reruns: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def summary(self) -> Summary | None:
@@ -107,6 +111,7 @@ class Grid:
         columns: Values of the column axis; None where it is unknown.
         cells: Only where there is a run or a number of the paper.
         by_column: Where each column is a metric of its own, the one-column table of each; else empty.
+        remarks: What else a reader has to know, to stand below the table.
     """
 
     metric: str
@@ -116,6 +121,7 @@ class Grid:
     columns: tuple[int | str | None, ...]
     cells: Mapping[tuple[Row, int | str | None], Cell]
     by_column: Mapping[int | str | None, "Grid"] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     @property
     def parts(self) -> tuple["Grid", ...]:
@@ -214,6 +220,30 @@ def group_number_grid(experiment: Experiment, metric: str) -> Grid | None:
     return Grid(metric, name, "number of groups G", tuple(rows), columns, cells)
 
 
+def unshown(records: Sequence[Record], grids: Sequence[Grid]) -> list[str]:
+    """Name the runs that are in no cell, which is for their number of groups: a cell has runs of one.
+
+    Args:
+        records: Runs of the tables.
+        grids: The tables.
+
+    Returns:
+        A sentence; none where each run is in a cell.
+    """
+    shown = {run for grid in grids for cell in grid.cells.values() for run in cell.runs}
+    hidden = [record for record in records if record.run not in shown]
+    if not hidden:
+        return []
+    groups: dict[str, list[str]] = defaultdict(list)
+    labels = norm_labels({record.norm for record in records})
+    for record in hidden:
+        number = "no G recorded" if record.num_groups is None else f"G = {record.num_groups}"
+        groups[f"{labels[record.norm]} with {number}"].append(record.run)
+    listing = "; ".join(f"{name} ({shortened(runs, MAX_NAMED, 'run')})" for name, runs in groups.items())
+    verb = "is" if len(hidden) == 1 else "are"
+    return [f"{plural(len(hidden), 'run')} {verb} not shown, because a cell has runs of one G only: {listing}."]
+
+
 def _of_one_group_number(members: Sequence[Record]) -> list[Record]:
     """Keep the runs of one G: the default's, else the G with most runs, else the smallest. Scores play no part."""
     by_groups: dict[int | None, list[Record]] = defaultdict(list)
@@ -250,13 +280,14 @@ def _cell(members: Sequence[Record], metric: str, paper: PaperNumber | None, sup
             items.append((record.seed, record.items.get(metric)))
             if measured.ci95:
                 intervals[record.seed] = measured.ci95
+    num_reruns = {seed: len(several) for seed, several in values.items() if len(several) > 1}
     return Cell(
         by_seed={seed: summarise(values[seed]).mean for seed in sorted(values)},
         runs=tuple(record.run for record in members),
         num_diverged=sum(not record.done for record in members),
         num_groups=members[0].num_groups if members else None,
         unit=unit,
-        intervals=intervals,
+        intervals={seed: interval for seed, interval in intervals.items() if seed not in num_reruns},
         sampling_error=mean_error(errors),
         paper=paper,
         items=item_table(items),
@@ -268,6 +299,7 @@ def _cell(members: Sequence[Record], metric: str, paper: PaperNumber | None, sup
             and (record.norm, record.batch_size, record.num_groups)
             == (members[0].norm, members[0].batch_size, members[0].num_groups)
         ),
+        num_reruns=num_reruns,
     )
 
 

@@ -21,23 +21,26 @@ def cautions(records: Sequence[Record], *, superseded: Sequence[Record] = ()) ->
 
     Args:
         records: The runs of a section.
-        superseded: Those that are left out, because their seed ran again under another commit.
+        superseded: Those that are left out, because their seed ran again with other code.
 
     Returns:
         Sentences.
     """
     found = doubts(records)
-    if superseded:
-        one = len(superseded) == 1
+    for how in dict.fromkeys(record.replaced for record in superseded):
+        older = [record for record in superseded if record.replaced == how]
+        one = len(older) == 1
+        kind = "commits" if how.endswith("commit") else "code"
         found.append(
-            f"{plural(len(superseded), 'run')} {'is' if one else 'are'} left out, because {'its' if one else 'their'} "
-            f"seed was run again under another commit, and values of different commits are never averaged into one; "
-            f"the newest counts: {shortened([with_commit(record) for record in superseded], MAX_NAMED, 'run')}."
+            f"{plural(len(older), 'run')} {'is' if one else 'are'} left out, because {'its' if one else 'their'} "
+            f"seed was run again {how}, and values of different {kind} are never averaged into one; "
+            f"the newest counts: {shortened([with_commit(record) for record in older], MAX_NAMED, 'run')}."
         )
     found += reference_problems(records)
     found += _several(records, "commit", "commits", lambda record: record.commit)
     if any(record.commit.endswith("+changes") for record in records):
         found.append("“+changes” marks runs of a working tree with changes that no commit holds.")
+    found += _other_sources(records)
     found += _several(records, "kind of device", "kinds of device", _device_kind)
     found += _several(records, "version of torch", "versions of torch", _torch_version)
     return found
@@ -138,6 +141,19 @@ def _several(records: Sequence[Record], one: str, many: str, value_of: Callable[
         names = ", ".join(norm_labels({record.norm for record in members}).values())
         parts.append(f"{value or f'unknown {one}'} ({plural(len(members), 'run')}: {names})")
     return [f"the runs come from {len(groups)} {many}: {', '.join(parts)}."]
+
+
+def _other_sources(records: Sequence[Record]) -> list[str]:
+    """Warn where runs of one norm had other files of it, or runs of one commit other changes that it does not hold."""
+    found = []
+    for norm in norm_labels({record.norm for record in records}):
+        own = [record for record in records if record.norm == norm and record.norm_source]
+        found += _several(own, "file", "versions of the norm's own file", lambda record: record.norm_source or "")
+    for commit in dict.fromkeys(record.commit for record in records):
+        same = [record for record in records if record.commit == commit and record.source_diff]
+        several = _several(same, "changes", "states of uncommitted changes", lambda record: record.source_diff or "")
+        found += [text.replace("the runs", f"the runs of commit {commit}", 1) for text in several]
+    return found
 
 
 def _device_kind(record: Record) -> str:

@@ -4,8 +4,8 @@ Runs with another task, config, model, data set, protocol, selection rule or axi
 of a table never mixes them. One freedom is needed for tables over the batch size: values such as the learning rate
 may follow it by a simple law (constant, proportional, by square root, inverse).
 
-The commit of the code is no part of an experiment, but values of different commits are never averaged into one: where
-a seed of a norm ran under several, only the newest counts.
+The code is no part of an experiment, but values of different commits, of different files of a norm or of different
+uncommitted changes are never averaged into one: where a seed of a norm ran under several, only the newest counts.
 """
 
 import hashlib
@@ -14,14 +14,13 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from shared.report.records import Record
+from shared.report.records import DATASET_IDENTITY, Record
 
 CELL_AXES = ("norm", "num_groups", "batch_size", "seed")
-DATASET_IDENTITY = ("name", "checksum", "train", "test", "full", "resolution", "num_classes")
 FOLLOWS_BATCH_SIZE = frozenset(
     {"lr", "base_lr", "initial_lr", "learning_rate", "min_lr", "virtual_workers", "total_batch_size", "iterations",
      "iterations_per_epoch", "steps", "warmup_iterations", "warm_up_iterations", "warmup_steps", "warm_up_steps"}
@@ -34,6 +33,7 @@ LAWS = {
 }
 NEVER = datetime.min.replace(tzinfo=UTC)
 Signature = tuple[tuple[str, str, str], ...]
+Code = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class Experiment:
         records: The runs, by name.
         protocol: What all runs share: protocol scalars, and axes outside the table.
         following: Values that follow the batch size: name → batch size → value.
-        superseded: Runs that are not among the records, because their seed ran again under another commit.
+        superseded: Runs that are not among the records, because their seed ran again with other code; each tells in
+            `replaced` what is other.
     """
 
     slug: str
@@ -177,14 +178,28 @@ def _constant(value: Any) -> str:
 
 
 def _newest(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
-    """Part the runs of each seed by commit: those of the newest one, and the others."""
-    commits: dict[tuple[Any, ...], dict[str, datetime]] = defaultdict(dict)
+    """Part the runs of each seed by their code: those of the newest one, and the others."""
+    codes: dict[tuple[Any, ...], dict[Code, datetime]] = defaultdict(dict)
     for record in records:
-        times = commits[_cell_of(record)]
-        times[record.commit] = max(_finished(record), times.get(record.commit, NEVER))
-    newest = {cell: max(times, key=lambda commit: (times[commit], commit)) for cell, times in commits.items()}
-    kept = [record for record in records if record.commit == newest[_cell_of(record)]]
-    return kept, [record for record in records if record.commit != newest[_cell_of(record)]]
+        times = codes[_cell_of(record)]
+        times[record.code] = max(_finished(record), times.get(record.code, NEVER))
+    newest = {cell: max(times, key=lambda code: (times[code], code)) for cell, times in codes.items()}
+    kept, superseded = [], []
+    for record in records:
+        if words := _other_code(record.code, newest[_cell_of(record)]):
+            superseded.append(replace(record, replaced=words))
+        else:
+            kept.append(record)
+    return kept, superseded
+
+
+def _other_code(old: Code, new: Code) -> str:
+    """Say what is other in the new code; empty where nothing is."""
+    if old[0] != new[0]:
+        return "under another commit"
+    parts = ("another version of the norm's own file", "other uncommitted changes")
+    found = [words for words, before, after in zip(parts, old[1:], new[1:], strict=True) if before != after]
+    return f"with {' and '.join(found)}" if found else ""
 
 
 def _cell_of(record: Record) -> tuple[Any, ...]:

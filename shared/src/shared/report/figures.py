@@ -27,6 +27,8 @@ DASHES = ("--", "-.", ":")
 INK = "#010203"  # becomes the colour of the text around an inline figure
 MAX_CURVE_POINTS = 50
 MAX_TITLE_LETTERS = 60
+GUARD = "\N{ZERO WIDTH SPACE}"
+TAG = re.compile(r"<[^>]*>")
 _SIZE = (4.4, 3.3)
 
 
@@ -111,19 +113,34 @@ def drawing(
 def _legend_below(canvas: Any, axes: Any) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if labels:
-        canvas.legend(handles, labels, loc="outside lower center", ncols=4, handlelength=1.6, columnspacing=1.2)
+        legend = canvas.legend(
+            handles, labels, loc="outside lower center", ncols=4, handlelength=1.6, columnspacing=1.2
+        )
+        for text in legend.get_texts():
+            text.set_text(text.get_text().removeprefix(GUARD))
+
+
+def _legend_name(label: str) -> str:
+    """Guard a name that begins with "_", which matplotlib would keep out of the legend."""
+    return f"{GUARD}{label}" if label.startswith("_") else label
 
 
 def _shorten(svg: str) -> str:
-    """Cut coordinates to hundredths of a point, and drop what no reader needs: metadata, unused ids, line breaks."""
+    """Cut coordinates to hundredths of a point, and drop what no reader needs: metadata, unused ids, line breaks.
+
+    What is written in the figure stays as it is.
+    """
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)
-    svg = re.sub(r' transform="rotate\(-0 [^"]*"', "", svg)
-    svg = svg.replace("font-family: 'DejaVu Sans'", "font-family: 'DejaVu Sans', sans-serif")
     used = set(re.findall(r'href="#([^"]*)"|url\(#([^)]*)\)', svg))
     names = {name for pair in used for name in pair if name}
-    svg = re.sub(r' id="([^"]*)"', lambda match: match.group() if match.group(1) in names else "", svg)
-    return re.sub(r"\s*\n\s*", "\n", svg)
+
+    def shorten(tag: str) -> str:
+        tag = re.sub(r"(\d\.\d\d)\d+", r"\1", tag)
+        tag = re.sub(r' transform="rotate\(-0 [^"]*"', "", tag)
+        tag = tag.replace("font-family: 'DejaVu Sans'", "font-family: 'DejaVu Sans', sans-serif")
+        return re.sub(r' id="([^"]*)"', lambda match: match.group() if match.group(1) in names else "", tag)
+
+    return re.sub(r"\s*\n\s*", "\n", TAG.sub(lambda match: shorten(match.group()), svg))
 
 
 def inline_svg(figure: Figure, prefix: str) -> str:
@@ -136,14 +153,16 @@ def inline_svg(figure: Figure, prefix: str) -> str:
     Returns:
         An `<svg>` element.
     """
-    body = figure.svg[figure.svg.index("<svg") :]
-    body = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", body)
-    body = re.sub(r'\bid="([^"]*)"', rf'id="{prefix}-\1"', body)
-    body = re.sub(r'href="#', f'href="#{prefix}-', body)
-    body = (
-        body.replace("://", ":&#47;&#47;").replace("url(#", f"url(#{prefix}-").replace("\n", " ").replace("> <", "><")
-    )
-    return body.replace(INK, "currentColor").replace("<svg", '<svg role="img"', 1).strip()
+
+    def adopt(tag: str) -> str:
+        tag = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", tag)
+        tag = re.sub(r'\bid="([^"]*)"', rf'id="{prefix}-\1"', tag)
+        tag = tag.replace('href="#', f'href="#{prefix}-').replace("url(#", f"url(#{prefix}-")
+        return tag.replace(INK, "currentColor")
+
+    body = TAG.sub(lambda match: adopt(match.group()), figure.svg[figure.svg.index("<svg") :])
+    body = body.replace("://", ":&#47;&#47;").replace("\n", " ").replace("> <", "><")
+    return body.replace("<svg", '<svg role="img"', 1).strip()
 
 
 def opaque_svg(figure: Figure) -> str:
@@ -170,7 +189,7 @@ def batch_size_figure(grid: Grid, *, norms: Sequence[str] = ()) -> Figure:
                     [column for column, _ in known],
                     [summary.mean for _, summary in known],
                     yerr=[summary.deviation or 0.0 for _, summary in known],
-                    label=row.label,
+                    label=_legend_name(row.label),
                     capsize=2,
                     elinewidth=0.8,
                     **norm_style(row.norm, norms),
@@ -190,7 +209,7 @@ def group_number_figure(grid: Grid) -> Figure:
                 [column for column, _ in known],
                 [summary.mean for _, summary in known],
                 yerr=[summary.deviation or 0.0 for _, summary in known],
-                label=row.label, capsize=2, elinewidth=0.8,
+                label=_legend_name(row.label), capsize=2, elinewidth=0.8,
                 color=PALETTE[place % len(PALETTE)], marker=MARKERS[place % len(MARKERS)],
             )  # fmt: skip
         _power_axis(axes, columns)
@@ -206,7 +225,7 @@ def paper_batch_size_figure(table: PaperTable, labels: Mapping[str, str]) -> Fig
             if isinstance(entry.value, float):
                 by_norm[entry.norm].append((int(entry.setting["batch_size"]), entry.value))
         for norm, points in by_norm.items():
-            axes.plot(*zip(*points, strict=True), label=labels.get(norm, norm), **norm_style(norm, []))
+            axes.plot(*zip(*points, strict=True), label=_legend_name(labels.get(norm, norm)), **norm_style(norm, []))
         _power_axis(axes, sorted({size for points in by_norm.values() for size, _ in points}))
         return finish()
 
@@ -289,7 +308,7 @@ def _draw_curve(axes: Any, by_x: Mapping[float, Sequence[float]], row: Row, norm
     means = [summary.mean for summary in summaries]
     spread = [summary.deviation or 0.0 for summary in summaries]
     style = norm_style(row.norm, norms)
-    axes.plot(xs, means, label=row.label, markevery=max(1, len(xs) // 6), **style)
+    axes.plot(xs, means, label=_legend_name(row.label), markevery=max(1, len(xs) // 6), **style)
     if any(spread):
         low = [mean - one for mean, one in zip(means, spread, strict=True)]
         high = [mean + one for mean, one in zip(means, spread, strict=True)]

@@ -30,12 +30,14 @@ def distinguishing_key(settings: Sequence[Setting]) -> str | None:
     if len(varying) != 1:
         return None
     key = varying.pop()
-    return key if len({str(setting.get(key)) for setting in settings}) == len(settings) else None
+    told = all(key in setting for setting in settings)
+    return key if told and len({str(setting[key]) for setting in settings}) == len(settings) else None
 
 
 def printed_order(table: int, key: str) -> list[str]:
-    """Values that a key of the setting has in a table of the paper, in reading order."""
-    return list(dict.fromkeys(str(entry.setting.get(key)) for entry in load_paper_tables()[table].entries))
+    """Values that a key of the setting has in a table of the paper, in reading order; none if there is no table."""
+    entries = load_paper_tables()[table].entries if table in load_paper_tables() else ()
+    return list(dict.fromkeys(str(entry.setting.get(key)) for entry in entries))
 
 
 def join_metrics(experiment: Experiment, grids: Sequence[Grid]) -> tuple[Grid, ...]:

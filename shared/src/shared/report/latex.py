@@ -33,7 +33,7 @@ def table_latex(grid: Grid, *, title: str, notes: Sequence[str] = ()) -> str:
         if any(text.paper for text in texts):
             lines.append(" & ".join(["", *(_paper(text) for text in texts)]) + r" \\")
     header = [grid.column_name, *("?" if column is None else str(column) for column in grid.columns)]
-    told = [*mark_legend(grid, best="Bold", highest="Italic"), *notes]
+    told = [*mark_legend(grid, best="Bold", highest="Italic"), *notes, *grid.remarks]
     told += [f"[paper] is not comparable: {reason}." for reason in incomparable_reasons(grid)]
     text = " ".join([f"{title}: {caption(grid)}. Mean ± sd over seeds (number of seeds).", *told])
     return "\n".join(

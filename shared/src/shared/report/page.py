@@ -220,7 +220,8 @@ def _how_to_read(sections: Sequence[Section]) -> str:
         "Runs that differ in data, network, protocol or the rule that selects the number never share a table. Runs of "
         "different commits of the code do, also as the seeds of one mean, and a line that begins with “Mind” names "
         "the commits; but a seed of a norm that was run again under another commit counts once, by its newest commit, "
-        "and the older runs are left out and named.",
+        "and the older runs are left out and named. Another version of a norm's own file, or other changes that no "
+        "commit holds, count as another commit.",
         "G: number of groups of GN, GBGN and BGN. Batch size: images per worker, which is what a norm sees.",
     ]
     lines += [f"Norms: {names}."] if names else []
@@ -287,7 +288,7 @@ def _grid(grid: Grid, notes: Sequence[str] = ()) -> str:
     rows = [[row_header(row.label, row.norm), *(_cell(grid, row, column, leaders[column]) for column in grid.columns)]
             for row in grid.rows]  # fmt: skip
     header = [grid.column_name, *("?" if column is None else column for column in grid.columns)]
-    below = [*mark_legend(grid, best="Shaded and bold", highest="Dashed frame"), *notes]
+    below = [*mark_legend(grid, best="Shaded and bold", highest="Dashed frame"), *notes, *grid.remarks]
     if reasons := incomparable_reasons(grid):
         below.append(f"Grey paper numbers are not comparable: {'; '.join(reasons)}.")
     return data_table(caption(grid), header, rows) + "".join(paragraph(note, class_="note") for note in below)

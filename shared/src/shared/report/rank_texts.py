@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from shared.report.aggregate import Row
 from shared.report.figures import Figure, drawing, inline_svg, norm_style
 from shared.report.markup import data_table, element, escape, paragraph, row_header
+from shared.report.methods import method_of
 from shared.report.ranks import RankSummary, TaskRanks, headline_grid
+from shared.report.sections import Section
 from shared.report.tables import csv_text, flat, markdown_line
-from shared.report.wording import listed, number, plural, pretty, with_unit
+from shared.report.wording import METHODS, listed, number, plural, pretty, seeds, with_unit
 
 HEADING = "Over all tasks"
 STEM = "ranks"
 FIELDS = (
-    "num_tasks", "norm", "task", "config", "metric", "mean", "unit", "lost", "rank", "mean_rank", "test",
-    "critical_difference",
+    "num_tasks", "norm", "task", "config", "experiment", "column", "metric", "mean", "seeds", "unit", "lost", "rank",
+    "mean_rank", "test", "critical_difference",
 )  # fmt: skip
 
 
@@ -57,10 +59,10 @@ def notes() -> str:
     """Say how a rank is made and what it hides."""
     return (
         "Rank 1 is the best headline number of a task, a mean over seeds and columns; a norm that diverged there, or "
-        "was degenerate, comes last. Each task counts once, through its experiment with most runs of these norms, "
-        "your own before published ones. A rank hides by how much, and the noise within a task: read the tables below "
-        "before you choose. Nemenyi's test as in Demšar (JMLR 2006); for two norms, whose ranks it would part too "
-        "easily over few tasks, the exact sign test."
+        "was degenerate, comes last. Each task counts once, through its experiment with most runs of these norms "
+        "behind the means, your own before published ones. A rank hides by how much, and the noise within a task: "
+        "read the tables below before you choose. Nemenyi's test as in Demšar (JMLR 2006); for two norms, whose ranks "
+        "it would part too easily over few tasks, the exact sign test."
     )
 
 
@@ -78,30 +80,42 @@ def ranks_html(summaries: Sequence[RankSummary], *, norms: Sequence[str] = ()) -
     return "\n".join([*parts, paragraph(notes(), class_="note")])
 
 
-def _names(summary: RankSummary) -> list[str]:
-    """Name the tasks, with their configs, and the columns and the origin where they are not what one would think."""
-    names = []
-    for task in summary.tasks:
-        first = task.section.experiments[0].first
-        words = [pretty(first.task), first.config]
-        if task.only:
-            words.append(f"{headline_grid(task.section).column_name} {listed([str(each) for each in task.only])}")
-        names.append(f"{', '.join(words)}{' (published)' if task.published else ''}")
-    return names
+def _name(task: TaskRanks) -> str:
+    """Name a task with its config; with what tells its experiment from the task's others, and the origin."""
+    section, first = task.section, task.section.experiments[0].first
+    words = [pretty(first.task), first.config]
+    if task.rivals:
+        words += [METHODS.get(method, method)] if (method := method_of(first)) else []
+    if task.rivals or task.partial:
+        words.append(_columns(task))
+    if section.difference and any(_stands_for(each) == _stands_for(section) for each in task.rivals):
+        words.append(section.difference)
+    return f"{', '.join(words)}{' (published)' if task.published else ''}"
+
+
+def _columns(task: TaskRanks) -> str:
+    names = ["?" if column is None else str(column) for column in task.columns]
+    return f"{headline_grid(task.section).column_name} {listed(names)}"
+
+
+def _stands_for(section: Section) -> tuple[object, ...]:
+    """What a task's name tells of a section."""
+    first = section.experiments[0].first
+    return first.config, method_of(first), headline_grid(section).columns
 
 
 def _table(summary: RankSummary) -> str:
     rows = []
-    for name, task in zip(_names(summary), summary.tasks, strict=True):
+    for task in summary.tasks:
         cells = [
             element("td", escape(_rank(task.ranks[row.norm])) + element("small", escape(_mean(task, row.norm))))
             for row in summary.rows
         ]
-        rows.append([row_header(name), *cells])
+        rows.append([row_header(_name(task)), *cells])
     means = (escape(f"{summary.mean_ranks[row.norm]:.2f}") for row in summary.rows)
     rows.append([row_header("mean rank"), *(element("td", element("strong", mean)) for mean in means)])
     header = ["task", *(row.label for row in summary.rows)]
-    return data_table("Rank in each task, and the headline number", header, rows)
+    return data_table("Rank in each task, the headline number, and its seeds", header, rows)
 
 
 def _rank(rank: float) -> str:
@@ -109,9 +123,9 @@ def _rank(rank: float) -> str:
 
 
 def _mean(task: TaskRanks, norm: str) -> str:
-    """Write a norm's number in a task, or how it came to none: "diverged", "diverged in 1 of 3 runs"."""
+    """Write a norm's number in a task, or how it came to none: "60.38 %, 3 seeds", "diverged in 1 of 3 runs"."""
     if norm in task.means:
-        return with_unit(number(task.means[norm], task.unit), task.unit)
+        return f"{with_unit(number(task.means[norm], task.unit), task.unit)}, {seeds(task.num_seeds[norm])}"
     lost = task.lost[norm]
     return lost.how if lost.num_lost == lost.num_runs else f"{lost.how} in {lost.num_lost} of {lost.num_runs} runs"
 
@@ -122,9 +136,9 @@ def ranks_markdown(summaries: Sequence[RankSummary]) -> str:
     for summary in summaries:
         header = ["task", *(row.label for row in summary.rows)]
         lines += [verdict(summary), "", markdown_line(header), markdown_line(["---"] * len(header))]
-        for name, task in zip(_names(summary), summary.tasks, strict=True):
+        for task in summary.tasks:
             cells = [f"{_rank(task.ranks[row.norm])} ({_mean(task, row.norm)})" for row in summary.rows]
-            lines.append(markdown_line([name, *cells]))
+            lines.append(markdown_line([_name(task), *cells]))
         means = (f"{summary.mean_ranks[row.norm]:.2f}" for row in summary.rows)
         lines += [markdown_line(["mean rank", *means]), ""]
         lines += [flat(missing), ""] if (missing := absence(summary)) else []
@@ -144,8 +158,10 @@ def _csv_line(summary: RankSummary, row: Row, task: TaskRanks) -> tuple[object, 
     lost = _mean(task, norm) if norm in task.lost else ""
     critical = summary.critical_difference if math.isfinite(summary.critical_difference) else None
     return (
-        len(summary.tasks), norm, first.task, first.config, first.headline, task.means.get(norm), task.unit, lost,
-        task.ranks[norm], summary.mean_ranks[norm], _test(summary), critical,
+        len(summary.tasks), norm, first.task, first.config, task.section.slug,
+        " ".join("?" if column is None else str(column) for column in task.columns), first.headline,
+        task.means.get(norm), task.num_seeds.get(norm), task.unit, lost, task.ranks[norm], summary.mean_ranks[norm],
+        _test(summary), critical,
     )  # fmt: skip
 
 

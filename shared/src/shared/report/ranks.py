@@ -51,6 +51,20 @@ class Candidate:
         """Whether these norms all have a place, and one of them has a number."""
         return norms <= self.norms and not norms.isdisjoint(self.ranked)
 
+    def weight(self, norms: Set[str], published: Set[str]) -> tuple[int, int]:
+        """Count the runs behind these norms' places: the reader's own, and all. Re-runs of a seed are one."""
+        grid, records = headline_grid(self.section), {record.run: record for record in self.section.records}
+        own, every = set(), set()
+        for (row, column), cell in grid.cells.items():
+            if row.norm not in norms or column not in self.columns:
+                continue
+            seeds = self.ranked[row.norm].by_seed if row.norm in self.ranked else None
+            for record in (records[run] for run in cell.runs):
+                if seeds is None or record.seed in seeds:
+                    every.add((row, column, record.seed))
+                    own |= {(row, column, record.seed)} if record.run not in published else set()
+        return len(own), len(every)
+
 
 @dataclass(frozen=True)
 class TaskRanks:
@@ -59,19 +73,25 @@ class TaskRanks:
     Args:
         section: Where the numbers are from.
         means: Headline number by norm: the mean over the columns; of those that have one.
+        num_seeds: Number of seeds behind each mean.
         lost: The others.
         ranks: 1 for the best; norms with equal numbers share the mean of their ranks, and so do lost ones.
         unit: Unit of the means.
-        only: The columns of the means, where they are not all that the section's table has; else empty.
-        published: Whether no run is the reader's own, while others in the report are.
+        columns: The columns of the means.
+        partial: Whether the section's table has others, too.
+        rivals: The task's other sections, one of which a reader could take this one for.
+        published: Whether no run behind the ranks is the reader's own, while others in the report are.
     """
 
     section: Section
     means: Mapping[str, float]
+    num_seeds: Mapping[str, int]
     lost: Mapping[str, Lost]
     ranks: Mapping[str, float]
     unit: str
-    only: tuple[Column, ...] = ()
+    columns: tuple[Column, ...]
+    partial: bool
+    rivals: tuple[Section, ...]
     published: bool = False
 
 
@@ -115,8 +135,8 @@ def rank_summaries(sections: Sequence[Section], *, published: Set[str] = frozens
     """Rank the norms over the tasks.
 
     A task is represented by its experiment in which all these norms have a place: one with the reader's own runs of
-    them before a published one, then the one with most runs of them; scores play no part in the choice. Controls take
-    no part.
+    them before a published one, then the one with most runs of them that enter its means; scores play no part in the
+    choice. Controls take no part.
 
     Args:
         sections: The report's.
@@ -139,7 +159,7 @@ def rank_summaries(sections: Sequence[Section], *, published: Set[str] = frozens
     for num_tasks in sorted(best, reverse=True):
         if len(best[num_tasks]) > largest:
             largest = len(best[num_tasks])
-            chosen.append(_summary(best[num_tasks], candidates, published))
+            chosen.append(_summary(best[num_tasks], candidates, sections, published))
     return chosen[:MAX_SUMMARIES]
 
 
@@ -171,19 +191,22 @@ def headline_grid(section: Section) -> Grid:
     return min(section.grids[0].parts, key=lambda part: part.metric != headline)
 
 
-def _summary(norms: frozenset[str], candidates: Sequence[Candidate], published: Set[str]) -> RankSummary:
+def _summary(
+    norms: frozenset[str], candidates: Sequence[Candidate], sections: Sequence[Section], published: Set[str]
+) -> RankSummary:
     by_task: dict[str, tuple[tuple[int, int], Candidate]] = {}
     for candidate in candidates:
         if candidate.tells_of(norms):
-            runs = [record.run for record in candidate.section.headline_records if record.norm in norms]
-            weight = (sum(run not in published for run in runs), len(runs))
+            weight = candidate.weight(norms, published)
             known = by_task.get(candidate.task)
             if known is None or weight > known[0]:
                 by_task[candidate.task] = (weight, candidate)
     mixed = any(candidate.section.num_own(published) for candidate in candidates)
     own_runs = any(own for (own, _), _ in by_task.values())
     chosen = [each for _, each in by_task.values()]
-    tasks = tuple(_task_ranks(each, norms, published=mixed and not own) for (own, _), each in by_task.values())
+    tasks = tuple(
+        _task_ranks(each, norms, sections, published=mixed and not own) for (own, _), each in by_task.values()
+    )
     mean_ranks = {norm: math.fsum(task.ranks[norm] for task in tasks) / len(tasks) for norm in norms}
     labels = {row.norm: row for row in headline_grid(chosen[0].section).rows}
     rows = tuple(labels[norm] for norm in sorted(norms, key=lambda norm: (mean_ranks[norm], norm)))
@@ -194,16 +217,27 @@ def _summary(norms: frozenset[str], candidates: Sequence[Candidate], published: 
     return RankSummary(rows, tasks, mean_ranks, critical, absent, own_runs)
 
 
-def _task_ranks(candidate: Candidate, norms: frozenset[str], *, published: bool) -> TaskRanks:
+def _task_ranks(
+    candidate: Candidate, norms: frozenset[str], sections: Sequence[Section], *, published: bool
+) -> TaskRanks:
     grid = headline_grid(candidate.section)
-    unit = next((cell.unit for cell in grid.cells.values() if cell.unit), "")
-    means = {norm: candidate.ranked[norm].summary.mean for norm in sorted(norms & candidate.ranked.keys())}
+    ranked = {norm: candidate.ranked[norm].summary for norm in sorted(norms & candidate.ranked.keys())}
+    means = {norm: summary.mean for norm, summary in ranked.items()}
     lost = {norm: candidate.lost[norm] for norm in sorted(norms & candidate.lost.keys())}
     last = 0.5 * (len(means) + 1 + len(norms))
-    ranks = ranks_of(means, direction=sign(grid.metric)) | dict.fromkeys(lost, last)
-    used = {column for column in grid.columns if column != MEAN} != set(candidate.columns)
-    only = candidate.columns if used else ()
-    return TaskRanks(candidate.section, means, lost, ranks, unit, only, published)
+    others = (each for each in sections if each is not candidate.section)
+    return TaskRanks(
+        section=candidate.section,
+        means=means,
+        num_seeds={norm: summary.n for norm, summary in ranked.items()},
+        lost=lost,
+        ranks=ranks_of(means, direction=sign(grid.metric)) | dict.fromkeys(lost, last),
+        unit=next((cell.unit for cell in grid.cells.values() if cell.unit), ""),
+        columns=candidate.columns,
+        partial={column for column in grid.columns if column != MEAN} != set(candidate.columns),
+        rivals=tuple(each for each in others if each.experiments[0].first.task == candidate.task),
+        published=published,
+    )
 
 
 def ranks_of(values: Mapping[str, float], *, direction: float) -> dict[str, float]:

@@ -6,11 +6,23 @@ Record schema 1 is one JSON object per finished run: `record.json` in a run's fo
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from shared.report.fields import BadRecordError, finite, optional, pair, require
+from shared.report.fields import (
+    BadRecordError,
+    check_bits,
+    check_depth,
+    finite,
+    optional,
+    pair,
+    require,
+    scalar,
+    text_or_none,
+    without_surrogates,
+)
 from shared.report.items import Items, parse_items
 from shared.report.profiles import Profile, parse_profiles
 from shared.report.statistics import sampling_error
@@ -18,6 +30,8 @@ from shared.report.statistics import sampling_error
 SCHEMA = 1
 STATUSES = ("done", "diverged", "degenerate")
 """How a run ended: with numbers, with a loss that was lost, or because its network could not learn from the start."""
+DATASET_IDENTITY = ("name", "checksum", "train", "test", "full", "resolution", "num_classes")
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 Point = tuple[float, float]
 
 
@@ -77,6 +91,11 @@ class Record:
         headline: Name of the metric that is compared.
         metrics: By name; only finite ones.
         raw: The whole JSON object.
+        commit: Of the code; with "+changes" where the working tree had changes that no commit holds.
+        norm_source: Short checksum of the norm's own file. None: it has none, or the record is an old one.
+        source_diff: Short checksum of the changes that no commit holds. None: there were none, or not recorded.
+        replaced: Of a run that does not count, what parts its code from that of the run that does, such as "under
+            another commit"; else empty.
     """
 
     run: str
@@ -102,12 +121,20 @@ class Record:
     paper: tuple[PaperReference, ...] = ()
     readings: tuple[str, ...] = ()
     commit: str = "?"
+    norm_source: str | None = None
+    source_diff: str | None = None
     device: str = "?"
+    replaced: str = ""
 
     @property
     def done(self) -> bool:
         """Whether the run came to its end with numbers."""
         return self.status == "done"
+
+    @property
+    def code(self) -> tuple[str, str, str]:
+        """What the run's code was; only runs with the same are re-runs of each other."""
+        return self.commit, self.norm_source or "", self.source_diff or ""
 
     def number(self, name: str) -> float | None:
         """A scalar field such as `wall_time_seconds`; None where it is unknown."""
@@ -145,8 +172,9 @@ def parse_record(text: str | None) -> Record:
         The record.
 
     Raises:
-        BadRecordError: Not JSON, another schema, a required field is missing or has the wrong type, the batch size
-            is below 1, a finished run has a metric that is not a finite number, its items do not fit a metric, or its
+        BadRecordError: Not JSON, another schema, a required field is missing or has the wrong type, a part of the
+            data set, of a setting of the paper or a method is no scalar, a number is too large, the batch size is
+            below 1, a finished run has a metric that is not a finite number, its items do not fit a metric, or its
             profiles or warnings are not what they should be.
     """
     if text is None:
@@ -161,7 +189,10 @@ def parse_record(text: str | None) -> Record:
         raise BadRecordError(f"a record must be a JSON object; got {type(raw).__name__}")
     if raw.get("schema") != SCHEMA or isinstance(raw.get("schema"), bool):
         raise BadRecordError(f"schema must be {SCHEMA}; got {raw.get('schema')!r}")
-    return _build(raw)
+    check_depth(raw)
+    record = _build(without_surrogates(raw) if SURROGATE.search(text) else raw)
+    check_bits(raw)
+    return record
 
 
 def _build(raw: dict[str, Any]) -> Record:
@@ -175,6 +206,12 @@ def _build(raw: dict[str, Any]) -> Record:
         raise BadRecordError(f"batch_size must be at least 1; got {batch_size}")
     if status == "done" and headline not in metrics:
         raise BadRecordError(f"metrics must hold the headline {headline}; got {', '.join(metrics) or 'none'}")
+    axes, protocol = optional(raw, "axes", dict, {}), optional(raw, "protocol", dict, {})
+    text_or_none(axes, "method", where="axes")
+    text_or_none(protocol, "method", where="protocol")
+    dataset = optional(raw, "dataset", dict, {})
+    for name in DATASET_IDENTITY:
+        scalar(dataset, name, where="dataset")
     return Record(
         run=require(raw, "run", str),
         status=status,
@@ -187,11 +224,11 @@ def _build(raw: dict[str, Any]) -> Record:
         config=optional(raw, "config", str, "?"),
         num_groups=optional(raw, "num_groups", int, None),
         batch_size=batch_size,
-        axes=optional(raw, "axes", dict, {}),
+        axes=axes,
         model=optional(raw, "model", str, "?"),
-        dataset=optional(raw, "dataset", dict, {}),
+        dataset=dataset,
         selection=optional(raw, "selection", str, "?"),
-        protocol=optional(raw, "protocol", dict, {}),
+        protocol=protocol,
         curves=_curves(optional(raw, "curves", dict, {})),
         items=parse_items(
             optional(raw, "items", dict, {}),
@@ -203,6 +240,8 @@ def _build(raw: dict[str, Any]) -> Record:
         paper=tuple(_reference(entry) for entry in optional(raw, "paper", list, [])),
         readings=tuple(str(reading) for reading in optional(raw, "readings", list, [])),
         commit=optional(raw, "commit", str, "?") + ("+changes" if raw.get("dirty") else ""),
+        norm_source=optional(raw, "norm_source", str, None),
+        source_diff=optional(raw, "source_diff", str, None),
         device=optional(raw, "device", str, "?"),
     )
 
@@ -227,11 +266,11 @@ def _metrics(raw: Mapping[str, Any], *, done: bool) -> dict[str, Metric]:
             raise BadRecordError(f"the metric {name} must be an object with a value; got {entry!r:.60}")
         value = finite(entry.get("value"))
         if value is not None:
-            n = entry.get("n")
+            n, ci95 = entry.get("n"), pair(entry.get("ci95"))
             metrics[name] = Metric(
                 value=value,
-                ci95=pair(entry.get("ci95")),
-                n=n if isinstance(n, int) else None,
+                ci95=ci95 if ci95 and ci95[0] <= ci95[1] else None,
+                n=n if isinstance(n, int) and n > 0 else None,
                 unit=str(entry.get("unit") or ""),
             )
         elif done:
@@ -261,9 +300,12 @@ def _warning(raw: object) -> str:
 def _reference(raw: object) -> PaperReference:
     if not isinstance(raw, dict):
         raise BadRecordError(f"an entry of paper must be an object; got {raw!r:.60}")
+    setting = optional(raw, "setting", dict, {})
+    for name in setting:
+        scalar(setting, name, where="setting")
     return PaperReference(
         table=require(raw, "table", int),
-        setting=optional(raw, "setting", dict, {}),
+        setting=setting,
         metric=require(raw, "metric", str),
         record_metric=require(raw, "record_metric", str),
         comparable=raw.get("comparable") is True,

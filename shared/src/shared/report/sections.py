@@ -20,6 +20,7 @@ from shared.report.aggregate import (
     group_number_grid,
     mean_error,
     norm_labels,
+    unshown,
 )
 from shared.report.experiments import Experiment
 from shared.report.headings import distinctions
@@ -60,7 +61,7 @@ class Section:
 
     @property
     def superseded(self) -> tuple[Record, ...]:
-        """The runs that do not, because their seed ran again under another commit."""
+        """The runs that do not, because their seed ran again with other code."""
         return tuple(record for experiment in self.experiments for record in experiment.superseded)
 
     def num_own(self, published: Set[str]) -> int:
@@ -182,11 +183,13 @@ def _paper_column(family: Sequence[Experiment]) -> str | None:
 def _section_of_one(experiment: Experiment) -> Section:
     metrics = compared_metrics(experiment)
     sweeps = (group_number_grid(experiment, metric) for metric in metrics)
-    return Section(
-        slug=experiment.slug,
-        experiments=(experiment,),
-        grids=join_metrics(experiment, [batch_size_grid(experiment, metric) for metric in metrics]),
-        sweeps=tuple(sweep for sweep in sweeps if sweep),
+    return _with_remarks(
+        Section(
+            slug=experiment.slug,
+            experiments=(experiment,),
+            grids=join_metrics(experiment, [batch_size_grid(experiment, metric) for metric in metrics]),
+            sweeps=tuple(sweep for sweep in sweeps if sweep),
+        )
     )
 
 
@@ -198,12 +201,39 @@ def _section_of_columns(family: Sequence[Experiment], key: str) -> Section:
     members = sorted(family, key=lambda experiment: (ranks[names[experiment.slug]], names[experiment.slug]))
     metrics = dict.fromkeys(metric for experiment in members for metric in compared_metrics(experiment))
     columns = {names[experiment.slug]: experiment for experiment in members}
-    return Section(
-        slug=f"{members[0].slug}-by-{key}",
-        experiments=tuple(members),
-        grids=tuple(_grid_of_columns(columns, key, metric) for metric in metrics),
-        sweeps=(),
+    sweeps = (_sweep_of_columns(columns, key, metric) for metric in metrics)
+    return _with_remarks(
+        Section(
+            slug=f"{members[0].slug}-by-{key}",
+            experiments=tuple(members),
+            grids=tuple(_grid_of_columns(columns, key, metric) for metric in metrics),
+            sweeps=tuple(sweep for sweep in sweeps if sweep),
+        )
     )
+
+
+def _with_remarks(section: Section) -> Section:
+    """Name below the first table the runs that are in none."""
+    first, *others = section.grids
+    remarks = tuple(unshown(section.records, (*section.grids, *section.sweeps)))
+    return replace(section, grids=(replace(first, remarks=remarks), *others))
+
+
+def _sweep_of_columns(columns: Mapping[str, Experiment], key: str, metric: str) -> Grid | None:
+    """Put the tables over the number of groups of several columns below each other, a row for each norm and column."""
+    found = {name: group_number_grid(experiment, metric) for name, experiment in columns.items()}
+    grids = {name: grid for name, grid in found.items() if grid}
+    if not grids:
+        return None
+    cells: dict[tuple[Row, int | str | None], Cell] = {}
+    rows = []
+    for name, grid in grids.items():
+        for row in grid.rows:
+            rows.append(Row(row.norm, f"{row.label}, {key} {name}"))
+            cells |= {(rows[-1], groups): cell for (other, groups), cell in grid.cells.items() if other == row}
+    numbers = {groups for grid in grids.values() for groups in grid.columns if isinstance(groups, int)}
+    first = next(iter(grids.values()))
+    return replace(first, rows=tuple(rows), columns=tuple(sorted(numbers, reverse=True)), cells=cells)
 
 
 def _grid_of_columns(columns: Mapping[str, Experiment], key: str, metric: str) -> Grid:
@@ -247,7 +277,7 @@ def _paper_mean(row: Row, columns: Mapping[str, Experiment], key: str, metric: s
         for experiment in columns.values()
     ]
     first = references[0]
-    if first is None or None in references:
+    if first is None or None in references or first.table not in load_paper_tables():
         return None
     entries = load_paper_tables()[first.table].entries
     wanted = {str(entry.setting.get(key)) for entry in entries if entry.metric == first.metric} - {MEAN}

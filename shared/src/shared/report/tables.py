@@ -105,12 +105,13 @@ def _hint(cell: Cell) -> str:
     for seed, value in list(cell.by_seed.items())[:MAX_HINT_SEEDS]:
         interval = cell.intervals.get(seed)
         bounds = f" [{number(interval[0], cell.unit)}, {number(interval[1], cell.unit)}]" if interval else ""
-        parts.append(f"seed {seed}: {number(value, cell.unit)}{bounds}")
+        several = f" (mean of {cell.num_reruns[seed]} runs)" if seed in cell.num_reruns else ""
+        parts.append(f"seed {seed}: {number(value, cell.unit)}{several}{bounds}")
     if (rest := len(cell.by_seed) - MAX_HINT_SEEDS) > 0:
         parts.append(f"and {plural(rest, 'more seed')}")
-    if cell.superseded:
-        runs = shortened([with_commit(record) for record in cell.superseded], MAX_HINT_SEEDS, "run")
-        parts.append(f"left out, because its seed ran again under another commit: {runs}")
+    for how in dict.fromkeys(record.replaced for record in cell.superseded):
+        older = [with_commit(record) for record in cell.superseded if record.replaced == how]
+        parts.append(f"left out, because its seed ran again {how}: {shortened(older, MAX_HINT_SEEDS, 'run')}")
     return "; ".join(parts) if parts else plural(len(cell.runs), "run")
 
 
@@ -171,7 +172,7 @@ def table_markdown(grid: Grid, *, notes: Sequence[str] = ()) -> str:
     for row in grid.rows:
         texts = [cell_text(grid, row, column, leader=leaders[column]) for column in grid.columns]
         lines.append(markdown_line([row.label, *(_markdown_cell(text) for text in texts)]))
-    below = [*mark_legend(grid, best="**Bold**", highest="*Slanted*"), *notes]
+    below = [*mark_legend(grid, best="**Bold**", highest="*Slanted*"), *notes, *grid.remarks]
     below += [f"[paper …] is not comparable: {reason}." for reason in incomparable_reasons(grid)]
     return "\n".join([*lines, *(f"\n{flat(note)}" for note in below)]) + "\n"
 

@@ -137,10 +137,13 @@ def write_folder(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Put a whole file in place at once: a reader sees the old one or the new one, never a part."""
+    """Put a whole file in place at once: a reader sees the old one or the new one, never a part.
+
+    What UTF-8 cannot hold, such as bytes of a file's name that are no text, becomes a question mark.
+    """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="replace", newline="") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
