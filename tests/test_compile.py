@@ -30,7 +30,7 @@ def test_a_compiled_run_ends_like_a_plain_one(task, tmp_path):
     class Counted(runs.module):
         def compile_parts(self):
             for part in self.compiled_parts() if self.compiles else []:
-                part.compile(backend=counter)
+                part.compile(backend=counter, dynamic=self.compiles_any_size)
 
     assert runs.run(tmp_path / "plain") == 0
     assert runs.run(tmp_path / "compiled", "--compile=true", module=Counted) == 0
@@ -56,10 +56,17 @@ def test_without_a_compiler_it_says_so():
         check_compiler(torch.device("cpu"))
 
 
-def test_what_is_compiled_cannot_be_differentiated_twice(tmp_path, capsys):
-    runs = TaskRuns("nas")
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model.order=second", "--model.hvp=exact"], "compile must be false with hvp=exact"),
+        (["--model.method=manas"], "compile must be false where there is no search by darts"),
+        (["--model.search_epochs=0", "--model.genotype=DARTS_V2"], "compile must be false where there is no search"),
+    ],
+)
+def test_what_cannot_be_compiled_is_refused(flags, message, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        runs.run(tmp_path, "--compile=true", "--model.order=second", "--model.hvp=exact")
+        TaskRuns("nas").run(tmp_path, "--compile=true", *flags)
     assert stop.value.code == 2
-    assert "compile must be false with hvp=exact" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor, nn
 
 from shared.errors import UserError
@@ -68,6 +69,8 @@ class TaskModule(pl.LightningModule, ABC):
 
     compiles: bool = False
     """Whether `torch.compile` compiles `compiled_parts`; set by the run."""
+    compiles_any_size: bool | None = None
+    """Whether it does so for inputs of any size; None: once sizes differ; False: for each size anew."""
 
     @abstractmethod
     def build(self, data: TaskData) -> None:
@@ -107,8 +110,9 @@ class TaskModule(pl.LightningModule, ABC):
     def compile_parts(self) -> None:
         """Have `torch.compile` compile the parts at their next call, where the run asks for it."""
         if self.compiles:
+            torch._dynamo.config.recompile_limit = 64
             for part in self.compiled_parts():
-                part.compile()
+                part.compile(dynamic=self.compiles_any_size)
 
     def prepare_trainer(self, trainer: pl.Trainer) -> None:
         """Set what the task needs on the trainer before training; nothing by default."""

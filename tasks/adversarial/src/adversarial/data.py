@@ -71,6 +71,8 @@ class AdversarialData(TaskData):
         self.image_size = 32 if image_size is None else image_size
         if self.wanted_classes < 2:
             raise UserError(f"num_classes must be at least 2; got {num_classes}.")
+        if self.image_size < 2:
+            raise UserError(f"image_size must be at least 2 pixels; got {image_size}.")
         if not 0 <= crop_padding < self.image_size:
             raise UserError(
                 f"crop_padding must be at least 0 and below the image's {self.image_size} pixels; got {crop_padding}."

@@ -193,6 +193,7 @@ class AdversarialModule(TaskModule):
                 f"batch_size × processes must be at most the {len(self.data.train)} training images; "
                 f"got {self.batch_size} × {trainer.world_size}."
             )
+        self.steps_per_epoch = steps_per_epoch(trainer, len(self.data.train) // (self.batch_size * trainer.world_size))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of pixels in [0, 1]."""
@@ -280,8 +281,7 @@ class AdversarialModule(TaskModule):
             if self.optimizer == "adam"
             else torch.optim.SGD(self.network.parameters(), momentum=0.9, nesterov=True, **settings)
         )
-        batches = len(self.data.train) // (self.batch_size * self.trainer.world_size)
-        total = steps_per_epoch(self.trainer, batches) * (self.trainer.max_epochs or 1)
+        total = self.steps_per_epoch * (self.trainer.max_epochs or 1)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
             lambda step: protocol.learning_rate_factor(step, total_steps=total, schedule=self.schedule),

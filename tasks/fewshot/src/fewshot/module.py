@@ -137,6 +137,7 @@ class FewshotModule(TaskModule):
                 f"batch_size × processes must be at most the {len(self.data.splits.members)} base images; "
                 f"got {self.batch_size} × {trainer.world_size}."
             )
+        self.steps_per_epoch = steps_per_epoch(trainer, self.data.num_batches(trainer.world_size))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of normalised images over the base classes."""
@@ -261,7 +262,7 @@ class FewshotModule(TaskModule):
             self.parameters(), lr=first, momentum=self.momentum, nesterov=self.momentum > 0,
             weight_decay=self.weight_decay,
         )  # fmt: skip
-        steps = steps_per_epoch(self.trainer, self.data.num_batches(self.trainer.world_size))
+        steps = self.steps_per_epoch
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
             lambda step: (

@@ -79,6 +79,7 @@ class NasModule(TaskModule):
     automatic_optimization = False
     network: SearchNetwork | EvaluationNetwork
     headline, further_axes = "test/top1", ("method",)
+    compiles_any_size = False  # parts of one kind differ in channels, which must not be read as sizes
     compared = ("val/derived_top1", "search/entropy")
     curves = tuple(name for name in CURVES if name != "val/uniform_loss")  # which gradient methods do not log
     shown: list[str]
@@ -228,7 +229,7 @@ class NasModule(TaskModule):
         return {"method": self.settings.method}
 
     def compiled_parts(self) -> nn.ModuleList:
-        """Return the cells of the present network: far fewer operations to compile at a time than all of it."""
+        """Return the cells of the search network: far fewer operations to compile at a time than all of it."""
         return self.network.cells
 
     def prepare_trainer(self, trainer: pl.Trainer) -> None:
@@ -284,7 +285,6 @@ class NasModule(TaskModule):
             network, self.example_input(self.data), batch_size=self.data.retrain_batch_size, norm=self.norm
         )
         self.network = network.to(device=self.device, dtype=self.dtype)  # type: ignore[arg-type]
-        self.compile_parts()
         self.searcher = None
         self.shown[:] = [name for name in self.shown if name not in SHOWN_IN_SEARCH]
 

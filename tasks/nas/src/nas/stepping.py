@@ -51,7 +51,12 @@ class Stepping:
                 f"cells must be search_cells = {settings.cells} where each cell has its own agents; got "
                 f"{module.cells}. Take agents=shared, or as many cells."
             )
-        if module.compiles and (settings.method, settings.order, settings.hvp) == ("darts", "second", "exact"):
+        if module.compiles and (module.search_epochs == 0 or settings.method != "darts"):
+            raise UserError(
+                "compile must be false where there is no search by darts: a path differs at every step, and drop path "
+                "at every epoch; got true."
+            )
+        if module.compiles and (settings.order, settings.hvp) == ("second", "exact"):
             raise UserError("compile must be false with hvp=exact, which differentiates twice; got true.")
         if trainer.precision in ("16-mixed", "16-true", "bf16-true"):
             raise UserError(

@@ -82,6 +82,7 @@ class UdaModule(TaskModule):
     headline = "test/accuracy"
     compared = ("test/accuracy_before",)
     curves = CURVES
+    compiles_any_size = False  # parts of one kind differ in channels, which must not be read as sizes
     further_axes = ("transfer", "method")
     shown = ("train/loss", "can/shift", "can/kept_share", "val/accuracy")
 
