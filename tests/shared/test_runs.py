@@ -3,12 +3,11 @@
 import json
 import math
 import os
-import subprocess
 
 import pytest
 
 from shared.errors import UserError, choose
-from shared.runs import Metric, create_run, finite_metrics, open_run, run_name, short_norm, source_version, write_json
+from shared.runs import Metric, create_run, finite_metrics, open_run, run_name, short_norm, write_json
 
 CELL = {"task": "classification", "norm": "bgn", "config": "smoke", "batch_size": 8, "seed": 0, "command": "make"}
 
@@ -61,23 +60,3 @@ def test_choices_are_named_with_the_nearest():
     assert choose("norm", "bn", ["bn", "gn"]) == "bn"
     with pytest.raises(UserError, match=r"^norm must be one of bn, layer; got 'leyer'\. Did you mean 'layer'\?$"):
         choose("norm", "leyer", ["bn", "layer"])
-
-
-def test_a_tree_is_that_of_its_commit_whatever_benchmarks_wrote(tmp_path, monkeypatch):
-    def git(*arguments):
-        options = ["-c", "user.name=a", "-c", "user.email=a@b.example"]
-        subprocess.run(["git", "-C", str(tmp_path), *options, *arguments], check=True, capture_output=True)
-
-    git("init")
-    (tmp_path / "code.py").write_text("1\n")
-    git("add", ".")
-    git("commit", "-m", "first")
-    monkeypatch.setattr("shared.runs.ROOT", tmp_path)
-    version = source_version.__wrapped__
-    commit, dirty = version()
-    assert (len(commit), dirty) == (10, False)
-    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
-    (tmp_path / "benchmarks" / "results" / "new.json").write_text("{}")
-    assert version() == (commit, False)
-    (tmp_path / "benchmarks" / "new.py").write_text("2\n")
-    assert version() == (commit, True)

@@ -20,9 +20,10 @@ from shared.csv_logger import CsvLogger, cut_after, logged_numbers
 from shared.errors import UserError, exit_with_usage_error
 from shared.prepare import Prepared, prepare
 from shared.record import build_record
-from shared.runs import Run, create_run, hold_run, source_version, write_json
+from shared.runs import Run, create_run, hold_run, write_json
 from shared.screen import final_screen
 from shared.signals import Interrupted, StopSignals
+from shared.source import UNKNOWN, norm_source, source_diff, source_version
 from shared.task import TaskData, TaskModule
 from shared.tracking import RunWandbLogger, finish_wandb, start_wandb
 
@@ -108,6 +109,7 @@ def create(prepared: Prepared, task: str) -> Run:
         run = create_run(
             runs=options.runs, run_dir=options.run_dir, task=task, norm=axes["norm"], config=prepared.config,
             batch_size=axes["batch_size"], seed=axes["seed"], command=command,
+            config_files=[Path(str(file)) for file in options.config or []],
         )  # fmt: skip
         (run.path / "config.yaml").write_text(prepared.cli.resolved_yaml())
     except OSError as error:
@@ -127,7 +129,7 @@ def attach_loggers(prepared: Prepared, run: Run, task: str) -> RunWandbLogger | 
     metrics = run.path / "metrics.csv"
     sent = logged_numbers(metrics)
     if prepared.resumed is not None:
-        if (run.commit, run.dirty) != source_version():
+        if is_other_code(run, prepared.module.norm):
             say(f"The code has changed since the run began (commit {run.commit}); its record will say so.")
         cut_after(metrics, checkpoint_step(run.last_checkpoint) - 1)
     wandb_logger = start_wandb(
@@ -137,6 +139,13 @@ def attach_loggers(prepared: Prepared, run: Run, task: str) -> RunWandbLogger | 
     )  # fmt: skip
     prepared.trainer.loggers = [CsvLogger(metrics), *([wandb_logger] if wandb_logger else [])]
     return wandb_logger
+
+
+def is_other_code(run: Run, norm: str) -> bool:
+    """Return whether the code, or that of the norm, is not what the run began with."""
+    known = run.source_diff != UNKNOWN
+    now = (*source_version(), source_diff() if known else UNKNOWN, norm_source(norm) if known else run.norm_source)
+    return (run.commit, run.dirty, run.source_diff, run.norm_source) != now
 
 
 def carry_on(prepared: Prepared, run: Run, wandb_logger: RunWandbLogger | None, signals: StopSignals) -> int:

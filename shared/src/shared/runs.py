@@ -8,17 +8,15 @@ import math
 import os
 import re
 import secrets
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from shared.catalog import ROOT
 from shared.errors import UserError
+from shared.source import UNKNOWN, config_source, norm_source, source_diff, source_version
 
 SCHEMA = 1
 Scalar = str | int | float | bool | None
@@ -157,6 +155,9 @@ class Run:
         command: The command that makes the run again.
         commit: The commit of the code that started the run.
         dirty: Whether the code differed from the commit.
+        source_diff: Checksum of the difference; None where there was none, "unknown" in runs from before it was noted.
+        norm_source: Checksum of the source of a norm from outside; None for the suite's own.
+        config_source: Checksum of what the config file sets; None where it is not known.
     """
 
     path: Path
@@ -164,8 +165,11 @@ class Run:
     task: str
     config: str
     command: str
-    commit: str = "unknown"
+    commit: str = UNKNOWN
     dirty: bool = True
+    source_diff: str | None = UNKNOWN
+    norm_source: str | None = None
+    config_source: str | None = None
 
     @property
     def record_file(self) -> Path:
@@ -194,8 +198,9 @@ def run_name(*, task: str, norm: str, batch_size: int, seed: int) -> str:
 
 
 def create_run(
-    *, runs: Path, run_dir: Path | None, task: str, norm: str, config: str, batch_size: int, seed: int, command: str
-) -> Run:
+    *, runs: Path, run_dir: Path | None, task: str, norm: str, config: str, batch_size: int, seed: int, command: str,
+    config_files: Sequence[Path] = (),
+) -> Run:  # fmt: skip
     """Make the directory of a new run.
 
     Args:
@@ -207,6 +212,7 @@ def create_run(
         batch_size: Images per worker and step.
         seed: The seed.
         command: The command that makes the run again.
+        config_files: The YAML files that its settings come from.
 
     Raises:
         UserError: If `run_dir` holds something.
@@ -216,7 +222,10 @@ def create_run(
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"run_dir must be new or empty; got {str(path)!r}. To go on with a run, give resume={path}.")
     commit, dirty = source_version()
-    run = Run(path=path, name=name, task=task, config=config, command=command, commit=commit, dirty=dirty)
+    run = Run(
+        path=path, name=name, task=task, config=config, command=command, commit=commit, dirty=dirty,
+        source_diff=source_diff(), norm_source=norm_source(norm), config_source=config_source(config_files),
+    )  # fmt: skip
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     write_json(path / "run.json", {key: value for key, value in asdict(run).items() if key != "path"})
     return run
@@ -297,24 +306,6 @@ def is_held(run: Run) -> bool:
 def utc_now() -> str:
     """Return the time now in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-@cache
-def source_version() -> tuple[str, bool]:
-    """Return the commit of the source tree ("unknown" outside git) and whether the tree differs from it.
-
-    What benchmarks wrote does not count: the next one measures the same code.
-    """
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--", ".", ":(exclude)benchmarks/results")
-        return git("rev-parse", "--short=10", "HEAD"), bool(changed)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown", True
 
 
 def finite_metrics(metrics: dict[str, Metric]) -> dict[str, dict[str, Any]]:

@@ -103,6 +103,8 @@ class Record:
     readings: tuple[str, ...] = ()
     commit: str = "?"
     device: str = "?"
+    source_diff: str | None = None
+    norm_source: str | None = None
 
     @property
     def done(self) -> bool:
@@ -204,6 +206,8 @@ def _build(raw: dict[str, Any]) -> Record:
         readings=tuple(str(reading) for reading in optional(raw, "readings", list, [])),
         commit=optional(raw, "commit", str, "?") + ("+changes" if raw.get("dirty") else ""),
         device=optional(raw, "device", str, "?"),
+        source_diff=optional(raw, "source_diff", str, None),
+        norm_source=optional(raw, "norm_source", str, None),
     )
 
 
