@@ -20,6 +20,13 @@ def test_a_run_s_name_is_its_cell_and_safe_for_wandb():
     assert short_norm("bgn") == "bgn"
 
 
+def test_a_norm_of_any_name_has_a_short_one():
+    names = [short_norm(f"mynorms:{name}") for name in ("Норма", "归一化", "_", "A" * 300)]
+    assert len(set(names)) == 4
+    assert all(0 < len(name) <= 40 and name.isascii() and name.isalnum() for name in names)
+    assert len(run_name(task="classification", norm="m:" + "A" * 300, batch_size=1024, seed=2**31)) < 128
+
+
 def test_a_run_can_be_opened_again(tmp_path):
     run = create_run(runs=tmp_path, run_dir=None, **CELL)
     assert run.path.parent == tmp_path / "classification"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import math
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -16,9 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import UserError
+from shared.locks import take_lock
 from shared.source import UNKNOWN, config_source, norm_source, source_diff, source_version
 
 SCHEMA = 1
+MAX_NORM = 40
+"""Letters of a norm in a run's name, which W&B takes up to 128 letters long."""
+PATIENCE_SECONDS = 1.0
+"""How long a process that is to train waits for those that only look whether the run is being trained."""
 Scalar = str | int | float | bool | None
 
 
@@ -139,8 +146,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def short_norm(norm: str) -> str:
-    """Return a norm's name as it may stand in a file name: "pkg.module:MyNorm" becomes "mynorm"."""
-    return re.sub(r"[^a-z0-9]+", "", norm.rpartition(":")[2].lower())
+    """Return a norm's name as it may stand in a file name: "pkg.module:MyNorm" becomes "mynorm".
+
+    A name without Latin letters and digits becomes "norm" and four hexadecimal digits; a long one is cut.
+    """
+    name = norm.rpartition(":")[2]
+    plain = re.sub(r"[^a-z0-9]+", "", name.lower())[:MAX_NORM]
+    return plain or f"norm{hashlib.sha256(name.encode()).hexdigest()[:4]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,23 +296,28 @@ def hold_run(run: Run) -> Iterator[None]:
     """Keep other processes from training a run while this one does.
 
     Raises:
-        UserError: If another process holds it.
+        UserError: If another process holds it, or its files cannot be written.
     """
-    with (run.path / "run.json").open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"a run must be trained by one process at a time; {run.path} is being trained.") from None
+    try:
+        file = (run.path / "run.json").open("r+")
+    except OSError as error:
+        raise UserError(f"a run must be one whose files can be written; got {run.path} ({error}).") from error
+    with file:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not take_lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            if time.monotonic() > deadline:
+                raise UserError(f"a run must be trained by one process at a time; {run.path} is being trained.")
+            time.sleep(0.02)
         yield
 
 
 def is_held(run: Run) -> bool:
     """Return whether a process is training the run."""
     try:
-        with hold_run(run):
-            return False
-    except UserError:
-        return True
+        with (run.path / "run.json").open() as file:
+            return not take_lock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
 
 
 def utc_now() -> str:
