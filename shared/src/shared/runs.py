@@ -9,6 +9,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -134,15 +135,23 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that the file is there whole or not at all; infinite and undefined numbers are refused."""
-    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def short_norm(norm: str) -> str:
@@ -211,7 +220,7 @@ def run_name(*, task: str, norm: str, batch_size: int, seed: int) -> str:
 
 def create_run(
     *, runs: Path, run_dir: Path | None, task: str, norm: str, config: str, batch_size: int, seed: int, command: str,
-    config_files: Sequence[Path] = (),
+    config_files: Sequence[Path] = (), settings: str = "",
 ) -> Run:  # fmt: skip
     """Make the directory of a new run.
 
@@ -225,9 +234,11 @@ def create_run(
         seed: The seed.
         command: The command that makes the run again.
         config_files: The YAML files that its settings come from.
+        settings: All its settings, as YAML.
 
     Raises:
         UserError: If `run_dir` holds something.
+        OSError: If the directory cannot be written; it is not left half-made.
     """
     name = run_name(task=task, norm=norm, batch_size=batch_size, seed=seed)
     path = run_dir or runs / task / name
@@ -238,8 +249,14 @@ def create_run(
         path=path, name=name, task=task, config=config, command=command, commit=commit, dirty=dirty,
         source_diff=source_diff(), norm_source=norm_source(norm), config_source=config_source(config_files),
     )  # fmt: skip
-    run.checkpoints.mkdir(parents=True, exist_ok=True)
-    write_json(path / "run.json", {key: value for key, value in asdict(run).items() if key != "path"})
+    try:
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_json(path / "run.json", {key: value for key, value in asdict(run).items() if key != "path"})
+        if settings:
+            write_text(path / "config.yaml", settings)
+    except OSError:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
     return run
 
 
@@ -252,7 +269,10 @@ def open_run(path: Path) -> Run:
     identity = path / "run.json"
     if not identity.is_file():
         raise UserError(f"resume must be the folder of a run (it holds run.json); got {str(path)!r}.")
-    return Run(path=path, **json.loads(identity.read_text()))
+    try:
+        return Run(path=path, **json.loads(identity.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"run.json must say whose it is; got {identity}, which is damaged ({error}).") from error
 
 
 def find_runs(folder: Path) -> Iterator[Run]:
@@ -264,7 +284,7 @@ def find_runs(folder: Path) -> Iterator[Run]:
     for identity in sorted(folder.rglob("run.json")):
         try:
             yield open_run(identity.parent)
-        except (OSError, ValueError, TypeError):
+        except UserError:
             continue
 
 
