@@ -34,7 +34,7 @@ from benchmarks.tables import markdown
 from norm_layers import make_norm
 from norm_layers.plain import plain_batch_group_norm, plain_flat_group_norm, plain_positional_norm
 from norm_layers.pn import PositionalNorm
-from shared.runs import source_version
+from shared.source import source_version
 
 RESULTS = Path(__file__).with_name("results")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.beside import Turns
 from shared.record import device_name, versions
-from shared.runs import source_version
+from shared.source import source_version
 
 RESULTS = Path(__file__).with_name("results")
 

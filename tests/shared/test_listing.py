@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from shared.finished import finished_records
 from shared.listing import list_runs, main
 from shared.runs import create_run, hold_run
-from shared.sweep import finished_records
 
 
 def make_run(runs: Path, *, seed: int, norm: str = "bgn", record: dict | str | None = None, checkpoint: bool = False):

@@ -3,12 +3,11 @@
 import json
 import math
 import os
-import subprocess
 
 import pytest
 
 from shared.errors import UserError, choose
-from shared.runs import Metric, create_run, finite_metrics, open_run, run_name, short_norm, source_version, write_json
+from shared.runs import Metric, create_run, finite_metrics, open_run, run_name, short_norm, write_json
 
 CELL = {"task": "classification", "norm": "bgn", "config": "smoke", "batch_size": 8, "seed": 0, "command": "make"}
 
@@ -19,6 +18,13 @@ def test_a_run_s_name_is_its_cell_and_safe_for_wandb():
     assert len(name.rsplit("-", 1)[1]) == 8
     assert not set(name) & set(":;,#?/'")
     assert short_norm("bgn") == "bgn"
+
+
+def test_a_norm_of_any_name_has_a_short_one():
+    names = [short_norm(f"mynorms:{name}") for name in ("Норма", "归一化", "_", "A" * 300)]
+    assert len(set(names)) == 4
+    assert all(0 < len(name) <= 40 and name.isascii() and name.isalnum() for name in names)
+    assert len(run_name(task="classification", norm="m:" + "A" * 300, batch_size=1024, seed=2**31)) < 128
 
 
 def test_a_run_can_be_opened_again(tmp_path):
@@ -61,23 +67,3 @@ def test_choices_are_named_with_the_nearest():
     assert choose("norm", "bn", ["bn", "gn"]) == "bn"
     with pytest.raises(UserError, match=r"^norm must be one of bn, layer; got 'leyer'\. Did you mean 'layer'\?$"):
         choose("norm", "leyer", ["bn", "layer"])
-
-
-def test_a_tree_is_that_of_its_commit_whatever_benchmarks_wrote(tmp_path, monkeypatch):
-    def git(*arguments):
-        options = ["-c", "user.name=a", "-c", "user.email=a@b.example"]
-        subprocess.run(["git", "-C", str(tmp_path), *options, *arguments], check=True, capture_output=True)
-
-    git("init")
-    (tmp_path / "code.py").write_text("1\n")
-    git("add", ".")
-    git("commit", "-m", "first")
-    monkeypatch.setattr("shared.runs.ROOT", tmp_path)
-    version = source_version.__wrapped__
-    commit, dirty = version()
-    assert (len(commit), dirty) == (10, False)
-    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
-    (tmp_path / "benchmarks" / "results" / "new.json").write_text("{}")
-    assert version() == (commit, False)
-    (tmp_path / "benchmarks" / "new.py").write_text("2\n")
-    assert version() == (commit, True)

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from shared.catalog import ROOT
+from shared.catalog import ROOT, load_tasks
 from shared.errors import UserError
+from shared.finished import finished_records
 from shared.grids import override, read_grid, take_share
-from shared.sweep import finished_records, main, stop_all, visible_gpus
+from shared.source import norm_source
+from shared.sweep import main, stop_all, visible_gpus
 
 GRID = """
 program: classification
@@ -171,6 +173,55 @@ def test_a_grid_runs_once_and_a_failed_cell_does_not_stop_the_rest(grid, tmp_pat
     assert len(list(runs.rglob("record.json"))) == 1
     assert main([*flags, f"--data_dir={runs}"]) == 0
     assert f"Finished with other data than data_dir={runs}: {tmp_path}." in capsys.readouterr().out
+
+
+NORM = """
+import torch
+class ScaleNorm(torch.nn.BatchNorm2d):
+    def __init__(self, num_channels):
+        super().__init__(num_channels, eps=1e-5)
+"""
+
+
+@pytest.mark.slow
+def test_a_cell_runs_again_once_its_norm_or_its_config_was_edited(grid, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.syspath_prepend(tmp_path)
+    norm, config = tmp_path / "swept_norm.py", tmp_path / "mine.yaml"
+    norm.write_text(NORM)
+    config.write_text(load_tasks()["classification"].configs["smoke"].read_text())
+    grid.write_text(GRID.replace("[bn, none]", "['swept_norm:ScaleNorm']").replace("smoke", "mine.yaml"))
+    flags = [f"--grid={grid}", "--runs=runs", "--seed=0", "--wandb=off"]
+
+    def sweep():
+        norm_source.cache_clear()
+        assert main(flags) == 0
+        return capsys.readouterr().out
+
+    first = sweep()
+    assert "0 finished, 1 to run" in first
+    norm.write_text(NORM.replace("1e-5", "1e-3"))
+    again = sweep()
+    assert "0 finished, 1 to run" in again
+    assert "1 cell to run again: the norm or the config has been edited since." in again
+    config.write_text(config.read_text().replace("learning_rate: 0.05", "learning_rate: 0.04"))
+    assert "0 finished, 1 to run" in sweep()
+    config.write_text("# a remark\n" + config.read_text())
+    last = sweep()
+    assert "1 finished, 0 to run" in last
+    assert "another state" not in last
+    norm.write_text(NORM)
+    config.write_text(config.read_text().replace("learning_rate: 0.04", "learning_rate: 0.05"))
+    assert "1 finished, 0 to run" in sweep()  # the first record is of just these
+    records = list(tmp_path.rglob("record.json"))
+    assert len(records) == 3
+    for file in records:
+        record = json.loads(file.read_text())
+        file.write_text(json.dumps(record | {"commit": "0123456789", "dirty": False}))
+    (line,) = [line for line in sweep().splitlines() if "another state" in line]
+    assert line.startswith("1 of the finished ones are of another state of the code (0123456789) than this one (")
+    assert "give another runs= for a fresh set" in line
 
 
 @pytest.mark.parametrize(

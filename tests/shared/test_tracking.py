@@ -12,6 +12,8 @@ import pytest
 
 from shared.catalog import load_tasks
 from shared.errors import UserError
+from shared.runs import create_run
+from shared.tracking import finish_wandb, start_wandb
 from shared.wandb_mode import api_key, resolve_mode, server_address
 
 SMOKE = load_tasks()["classification"].configs["smoke"]
@@ -134,3 +136,35 @@ def test_sigterm_leaves_a_resumable_run_and_no_success(tmp_path):
     assert process.returncode == 128 + signal.SIGTERM, err
     assert "make resume=" in out
     assert not list(tmp_path.rglob("record.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "norm", "further"),
+    [("c" * 70, "bn", {}), ("smoke", "mynorms:Норма", {}), ("smoke", "bn", {"transfer": "a" * 70 + "-to-b", "x": ""})],
+)
+def test_whatever_a_cell_is_called_wandb_takes_it(tmp_path, monkeypatch, config, norm, further):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mynorms.py").write_text("import torch\nНорма = torch.nn.BatchNorm2d\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    run = create_run(
+        runs=tmp_path, run_dir=None, task="uda", norm=norm, config=config, batch_size=2, seed=0, command="make"
+    )
+    axes = {"task": "uda", "norm": norm, "num_groups": None, "batch_size": 2, "seed": 0, **further}
+    logger = start_wandb(run, mode="offline", project="p", entity=None, axes=axes, cell_hash="1a2b3c", config={})
+    try:
+        tags = logger.experiment.tags
+        assert {"uda", "bs2"} < set(tags)
+        assert all(0 < len(tag) <= 64 for tag in tags)
+        assert len(logger.experiment.group) <= 128
+    finally:
+        finish_wandb(logger, summary={}, exit_code=0)
+
+
+def test_settings_that_wandb_does_not_take_are_named(tmp_path):
+    run = create_run(
+        runs=tmp_path, run_dir=None, task="uda", norm="bn", config="c", batch_size=2, seed=0, command="make"
+    )
+    axes = {"task": "uda", "norm": "bn", "num_groups": None, "batch_size": 2, "seed": 0}
+    with pytest.raises(UserError, match="W&B's settings must be ones that it takes"):
+        start_wandb(run, mode="offline", project="p", entity=7, axes=axes, cell_hash="1a2b3c", config={})

@@ -143,6 +143,7 @@ class Cost(Callback):
         self._started = time.monotonic()
         self._batches = 0
         self._clock: float | None = None
+        self._images_on_clock = 0
 
     @property
     def wall_seconds(self) -> float:
@@ -155,8 +156,9 @@ class Cost(Callback):
         return self.images / self.seconds if self.seconds > 0 else None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the counts."""
-        counts = {"images": self.images, "seconds": self.seconds, "peak_memory": self.peak_memory}
+        """Return the counts; within an epoch, with the images and the seconds since its clock started."""
+        seconds = self.seconds if self._clock is None else self.seconds + self._now() - self._clock
+        counts = {"images": self.images + self._images_on_clock, "seconds": seconds, "peak_memory": self.peak_memory}
         return {**counts, "wall_seconds": self.wall_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -168,7 +170,7 @@ class Cost(Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Start the clock of an epoch, or after the warm-up."""
         if self._clock is None and self._batches >= self.WARM_UP:
-            self._clock = self._now(trainer)
+            self._clock = self._now()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -177,14 +179,15 @@ class Cost(Callback):
         self._batches += 1
         if self._clock is None:
             return
-        self.images += len(batch[0]) * trainer.world_size
+        self._images_on_clock += len(batch[0]) * trainer.world_size
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            self.seconds += self._now(trainer) - self._clock
-            self._clock = None
+            self.images += self._images_on_clock
+            self.seconds += self._now() - self._clock
+            self._clock, self._images_on_clock = None, 0
             self.peak_memory = max(self.peak_memory, peak_memory_bytes(trainer.strategy.root_device))
 
-    def _now(self, trainer: pl.Trainer) -> float:
-        if trainer.strategy.root_device.type == "cuda":
+    def _now(self) -> float:
+        if torch.cuda.is_initialized():
             torch.cuda.synchronize()
         return time.monotonic() - self.checkpoint.seconds_saving
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import signal
 import time
@@ -100,6 +101,9 @@ class RunCheckpoint(Checkpoint):
         temporary = path.with_suffix(".partial")
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
+            handle = os.open(temporary, os.O_RDONLY)
+            os.fsync(handle)  # else a crash of the machine may leave the name without what it names
+            os.close(handle)
             temporary.replace(path)
         trainer.strategy.barrier("RunCheckpoint.save")
         self._saved_at = time.monotonic()

@@ -17,12 +17,14 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from shared.callbacks import Diverged
 from shared.catalog import ROOT
 from shared.csv_logger import CsvLogger, cut_after, logged_numbers
-from shared.errors import UserError, exit_with_usage_error
+from shared.damage import refuse_damaged_checkpoint
+from shared.errors import UserError, exit_with_usage_error, one_line
 from shared.prepare import Prepared, prepare
 from shared.record import build_record
-from shared.runs import Run, create_run, hold_run, source_version, write_json
+from shared.runs import Run, create_run, hold_run, read_record, write_json
 from shared.screen import final_screen
 from shared.signals import Interrupted, StopSignals
+from shared.source import UNKNOWN, norm_source, source_diff, source_version
 from shared.task import TaskData, TaskModule
 from shared.tracking import RunWandbLogger, finish_wandb, start_wandb
 
@@ -71,7 +73,11 @@ def say(text: str) -> None:
 
 def show_finished(run: Run) -> int:
     """Show the result of a run that needs no more training."""
-    say(final_screen(run, json.loads(run.record_file.read_text())))
+    try:
+        record = read_record(run.record_file)
+    except ValueError as error:
+        raise UserError(f"{error}. Delete it, and the run goes on with: make resume={run.path}") from error
+    say(final_screen(run, record))
     say("This run is finished; nothing to do.")
     return 0
 
@@ -93,6 +99,9 @@ def execute(prepared: Prepared, task: str, signals: StopSignals) -> int:
         except UserError:
             remove_if_new(prepared, run)
             raise
+        except OSError as error:
+            remove_if_new(prepared, run)
+            raise unwritable(prepared, error) from error
         return carry_on(prepared, run, wandb_logger, signals)
 
 
@@ -108,11 +117,18 @@ def create(prepared: Prepared, task: str) -> Run:
         run = create_run(
             runs=options.runs, run_dir=options.run_dir, task=task, norm=axes["norm"], config=prepared.config,
             batch_size=axes["batch_size"], seed=axes["seed"], command=command,
+            config_files=[Path(str(file)) for file in options.config or []], settings=prepared.cli.resolved_yaml(),
         )  # fmt: skip
-        (run.path / "config.yaml").write_text(prepared.cli.resolved_yaml())
     except OSError as error:
-        raise UserError(f"runs must be a folder that can be written; got {options.runs} ({error}).") from error
+        raise unwritable(prepared, error) from error
     return run
+
+
+def unwritable(prepared: Prepared, error: OSError) -> UserError:
+    """Return what is said where a run's files cannot be written."""
+    options = prepared.cli.config_init
+    folder = options.resume or options.run_dir or options.runs
+    return UserError(f"runs must be a folder that can be written; got {folder} ({error}).")
 
 
 def remove_if_new(prepared: Prepared, run: Run) -> None:
@@ -127,8 +143,9 @@ def attach_loggers(prepared: Prepared, run: Run, task: str) -> RunWandbLogger | 
     metrics = run.path / "metrics.csv"
     sent = logged_numbers(metrics)
     if prepared.resumed is not None:
-        if (run.commit, run.dirty) != source_version():
+        if is_other_code(run, prepared.module.norm):
             say(f"The code has changed since the run began (commit {run.commit}); its record will say so.")
+        refuse_damaged_checkpoint(run)
         cut_after(metrics, checkpoint_step(run.last_checkpoint) - 1)
     wandb_logger = start_wandb(
         run, mode=prepared.wandb_mode, project=options.wandb_project, entity=options.wandb_entity,
@@ -137,6 +154,13 @@ def attach_loggers(prepared: Prepared, run: Run, task: str) -> RunWandbLogger | 
     )  # fmt: skip
     prepared.trainer.loggers = [CsvLogger(metrics), *([wandb_logger] if wandb_logger else [])]
     return wandb_logger
+
+
+def is_other_code(run: Run, norm: str) -> bool:
+    """Return whether the code, or that of the norm, is not what the run began with."""
+    known = run.source_diff != UNKNOWN
+    now = (*source_version(), source_diff() if known else UNKNOWN, norm_source(norm) if known else run.norm_source)
+    return (run.commit, run.dirty, run.source_diff, run.norm_source) != now
 
 
 def carry_on(prepared: Prepared, run: Run, wandb_logger: RunWandbLogger | None, signals: StopSignals) -> int:
@@ -153,10 +177,20 @@ def carry_on(prepared: Prepared, run: Run, wandb_logger: RunWandbLogger | None, 
         finish_wandb(wandb_logger, summary={}, exit_code=code)
         say(f"Stopped. Go on with: make resume={run.path}")
         return code
-    write_json(run.record_file, record)
+    try:
+        write_json(run.record_file, record)
+    except OSError as error:
+        finish_wandb(wandb_logger, summary={}, exit_code=1)
+        raise UserError(
+            f"the record must be written to {run.record_file}; got: {error}. Mend that, then: make resume={run.path}"
+        ) from error
     finish_wandb(wandb_logger, summary=wandb_summary(record), exit_code=0)
     options = prepared.cli.config_init
-    report = write_run_report(run, options.runs) if options.report else None
+    try:
+        report = write_run_report(run, options.runs) if options.report else None
+    except OSError as error:
+        say(f"The report could not be written ({one_line(error)}); make report runs={options.runs} out=DIR writes it.")
+        report = None
     say(final_screen(run, record, report=report))
     return 0
 
@@ -259,4 +293,7 @@ def checkpoint_step(path: Path) -> int:
 
     if not path.is_file():
         return 0
-    return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    try:
+        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    except Exception as error:  # whatever a file holds that is none of ours
+        raise UserError(f"a checkpoint must be one that a run wrote; got {path} ({one_line(error)[:200]}).") from error

@@ -116,7 +116,7 @@ def split_flags(text: str) -> list[str]:
 
 def resume_arguments(variables: dict[str, str]) -> list[str]:
     """Return the arguments that continue the run in `resume`, whose own config holds all other settings."""
-    allowed = ("resume", "wandb", "args")
+    allowed = ("resume", "wandb", "data_dir", "args")
     for name in variables:
         if name not in allowed:
             raise UserError(
@@ -126,14 +126,17 @@ def resume_arguments(variables: dict[str, str]) -> list[str]:
     identity = run_dir / "run.json"
     if not identity.is_file():
         raise UserError(f"resume must be the folder of a run (it holds run.json); got {variables['resume']!r}.")
-    task = json.loads(identity.read_text())["task"]
-    wandb = [f"--wandb={variables['wandb']}"] if "wandb" in variables else []
+    try:
+        task = json.loads(identity.read_text())["task"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"run.json must say whose it is; got {identity}, which is damaged ({error}).") from error
+    flags = [f"{RUN_VARIABLES[name].flag}={variables[name]}" for name in ("wandb", "data_dir") if name in variables]
     return [
         "-m",
         task,
         f"--config={run_dir / 'config.yaml'}",
         f"--resume={run_dir}",
-        *wandb,
+        *flags,
         *split_flags(variables.get("args", "")),
     ]
 

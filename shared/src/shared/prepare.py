@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import logging
@@ -18,6 +19,7 @@ from shared.audit import audit_network
 from shared.callbacks import Cost, DivergenceGuard, EpochLines, History
 from shared.checkpoints import RandomState, RunCheckpoint
 from shared.compiling import check_compiler
+from shared.damage import refuse_damaged_settings
 from shared.errors import UserError, one_line
 from shared.parser import SuiteCLI
 from shared.runs import Run, open_run
@@ -96,6 +98,7 @@ def prepare(
         ValueError: For any request that cannot be carried out.
     """
     _quieten_libraries()
+    _refuse_damaged_settings(arguments)
     cli = SuiteCLI(module, data, arguments)
     options = cli.config_init
     wandb_mode = resolve_mode(options.wandb)
@@ -132,6 +135,15 @@ def _quieten_libraries() -> None:
     warnings.filterwarnings("ignore", message=r"The number of training batches .* smaller than the logging interval")
     for library in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(library).setLevel(logging.WARNING)
+
+
+def _refuse_damaged_settings(arguments: list[str] | None) -> None:
+    """Raise UserError if the run to go on with has no settings, before they are parsed with a message of no file."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--resume", type=Path, nargs="?", default=None)
+    folder = parser.parse_known_args(arguments)[0].resume
+    if folder is not None and (folder / "run.json").is_file() and not (folder / "record.json").is_file():
+        refuse_damaged_settings(open_run(folder))
 
 
 def _refuse_other_settings(cli: SuiteCLI, run: Run) -> None:

@@ -15,7 +15,8 @@ import pytorch_lightning as pl
 import torch
 import torchvision
 
-from shared.runs import SCHEMA, Outcome, PaperCell, Run, Scalar, finite_metrics, source_version, utc_now
+from shared.runs import SCHEMA, Outcome, PaperCell, Run, Scalar, finite_metrics, utc_now
+from shared.source import both, norm_source, source_diff, source_version
 
 
 def device_name(device: torch.device) -> str:
@@ -126,6 +127,9 @@ def build_record(
         "norm_audit": norm_audit,
         "commit": commits,
         "dirty": dirty or run.dirty,
+        "source_diff": both(run.source_diff, source_diff()),
+        "norm_source": both(run.norm_source, norm_source(norm)) if run.norm_source else norm_source(norm),
+        "config_source": run.config_source,
         "versions": versions(),
         "device": device_name(device),
         "wall_time_seconds": round(wall_time_seconds, 1),

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import math
 import os
 import re
 import secrets
-import subprocess
-from collections.abc import Iterator
+import shutil
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from shared.catalog import ROOT
 from shared.errors import UserError
+from shared.locks import take_lock
+from shared.source import UNKNOWN, config_source, norm_source, source_diff, source_version
 
 SCHEMA = 1
+MAX_NORM = 40
+"""Letters of a norm in a run's name, which W&B takes up to 128 letters long."""
+PATIENCE_SECONDS = 1.0
+"""How long a process that is to train waits for those that only look whether the run is being trained."""
 Scalar = str | int | float | bool | None
 
 
@@ -129,20 +135,33 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that the file is there whole or not at all; infinite and undefined numbers are refused."""
-    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def short_norm(norm: str) -> str:
-    """Return a norm's name as it may stand in a file name: "pkg.module:MyNorm" becomes "mynorm"."""
-    return re.sub(r"[^a-z0-9]+", "", norm.rpartition(":")[2].lower())
+    """Return a norm's name as it may stand in a file name: "pkg.module:MyNorm" becomes "mynorm".
+
+    A name without Latin letters and digits becomes "norm" and four hexadecimal digits; a long one is cut.
+    """
+    name = norm.rpartition(":")[2]
+    plain = re.sub(r"[^a-z0-9]+", "", name.lower())[:MAX_NORM]
+    return plain or f"norm{hashlib.sha256(name.encode()).hexdigest()[:4]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +176,9 @@ class Run:
         command: The command that makes the run again.
         commit: The commit of the code that started the run.
         dirty: Whether the code differed from the commit.
+        source_diff: Checksum of the difference; None where there was none, "unknown" in runs from before it was noted.
+        norm_source: Checksum of the source of a norm from outside; None for the suite's own.
+        config_source: Checksum of what the config file sets; None where it is not known.
     """
 
     path: Path
@@ -164,8 +186,11 @@ class Run:
     task: str
     config: str
     command: str
-    commit: str = "unknown"
+    commit: str = UNKNOWN
     dirty: bool = True
+    source_diff: str | None = UNKNOWN
+    norm_source: str | None = None
+    config_source: str | None = None
 
     @property
     def record_file(self) -> Path:
@@ -194,8 +219,9 @@ def run_name(*, task: str, norm: str, batch_size: int, seed: int) -> str:
 
 
 def create_run(
-    *, runs: Path, run_dir: Path | None, task: str, norm: str, config: str, batch_size: int, seed: int, command: str
-) -> Run:
+    *, runs: Path, run_dir: Path | None, task: str, norm: str, config: str, batch_size: int, seed: int, command: str,
+    config_files: Sequence[Path] = (), settings: str = "",
+) -> Run:  # fmt: skip
     """Make the directory of a new run.
 
     Args:
@@ -207,18 +233,30 @@ def create_run(
         batch_size: Images per worker and step.
         seed: The seed.
         command: The command that makes the run again.
+        config_files: The YAML files that its settings come from.
+        settings: All its settings, as YAML.
 
     Raises:
         UserError: If `run_dir` holds something.
+        OSError: If the directory cannot be written; it is not left half-made.
     """
     name = run_name(task=task, norm=norm, batch_size=batch_size, seed=seed)
     path = run_dir or runs / task / name
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"run_dir must be new or empty; got {str(path)!r}. To go on with a run, give resume={path}.")
     commit, dirty = source_version()
-    run = Run(path=path, name=name, task=task, config=config, command=command, commit=commit, dirty=dirty)
-    run.checkpoints.mkdir(parents=True, exist_ok=True)
-    write_json(path / "run.json", {key: value for key, value in asdict(run).items() if key != "path"})
+    run = Run(
+        path=path, name=name, task=task, config=config, command=command, commit=commit, dirty=dirty,
+        source_diff=source_diff(), norm_source=norm_source(norm), config_source=config_source(config_files),
+    )  # fmt: skip
+    try:
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_json(path / "run.json", {key: value for key, value in asdict(run).items() if key != "path"})
+        if settings:
+            write_text(path / "config.yaml", settings)
+    except OSError:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
     return run
 
 
@@ -231,7 +269,10 @@ def open_run(path: Path) -> Run:
     identity = path / "run.json"
     if not identity.is_file():
         raise UserError(f"resume must be the folder of a run (it holds run.json); got {str(path)!r}.")
-    return Run(path=path, **json.loads(identity.read_text()))
+    try:
+        return Run(path=path, **json.loads(identity.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"run.json must say whose it is; got {identity}, which is damaged ({error}).") from error
 
 
 def find_runs(folder: Path) -> Iterator[Run]:
@@ -243,7 +284,7 @@ def find_runs(folder: Path) -> Iterator[Run]:
     for identity in sorted(folder.rglob("run.json")):
         try:
             yield open_run(identity.parent)
-        except (OSError, ValueError, TypeError):
+        except UserError:
             continue
 
 
@@ -275,46 +316,33 @@ def hold_run(run: Run) -> Iterator[None]:
     """Keep other processes from training a run while this one does.
 
     Raises:
-        UserError: If another process holds it.
+        UserError: If another process holds it, or its files cannot be written.
     """
-    with (run.path / "run.json").open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"a run must be trained by one process at a time; {run.path} is being trained.") from None
+    try:
+        file = (run.path / "run.json").open("r+")
+    except OSError as error:
+        raise UserError(f"a run must be one whose files can be written; got {run.path} ({error}).") from error
+    with file:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not take_lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            if time.monotonic() > deadline:
+                raise UserError(f"a run must be trained by one process at a time; {run.path} is being trained.")
+            time.sleep(0.02)
         yield
 
 
 def is_held(run: Run) -> bool:
     """Return whether a process is training the run."""
     try:
-        with hold_run(run):
-            return False
-    except UserError:
-        return True
+        with (run.path / "run.json").open() as file:
+            return not take_lock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
 
 
 def utc_now() -> str:
     """Return the time now in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-@cache
-def source_version() -> tuple[str, bool]:
-    """Return the commit of the source tree ("unknown" outside git) and whether the tree differs from it.
-
-    What benchmarks wrote does not count: the next one measures the same code.
-    """
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--", ".", ":(exclude)benchmarks/results")
-        return git("rev-parse", "--short=10", "HEAD"), bool(changed)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown", True
 
 
 def finite_metrics(metrics: dict[str, Metric]) -> dict[str, dict[str, Any]]:

@@ -3,50 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, BinaryIO
 
 import shared.report.__main__ as report
 from norm_layers.registry import resolve_norm
 from shared.catalog import ROOT, default_data_dir, load_grids, load_tasks
 from shared.commands import command_line, resume_arguments, run_arguments
 from shared.errors import UserError, choose, exit_with_usage_error
+from shared.finished import cell_config, finished_records, other_code, other_data, stopped_run
 from shared.grids import Cell, override, read_grid, take_share
 from shared.report.wording import plural
-from shared.runs import find_runs, is_held, read_record
 from shared.screen import comparison
+from shared.source import source_version
 
-
-def finished_records(runs: Path) -> dict[str, dict[str, Any]]:
-    """Return the records of all finished runs below `runs`, by their commands; the latest of a command."""
-    records: dict[str, dict[str, Any]] = {}
-    for file in runs.rglob("record.json"):
-        try:
-            record = read_record(file)
-        except ValueError:
-            continue
-        if record["finished"] > records.get(record["command"], {}).get("finished", ""):
-            records[record["command"]] = record
-    return records
-
-
-def stopped_runs(runs: Path) -> dict[str, Path]:
-    """Return the runs below `runs` that stopped after a checkpoint and can go on, by their commands."""
-    return {
-        run.command: run.path
-        for run in find_runs(runs)
-        if not run.is_finished and run.last_checkpoint.is_file() and not is_held(run)
-    }
+MAX_LOG_NAME = 200
+"""Bytes of a log file's name before its end; file systems take 255."""
 
 
 def visible_gpus() -> list[str]:
@@ -74,10 +56,17 @@ def start_cell(
     environment.setdefault("OMP_NUM_THREADS", str(threads))
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
-    arguments = run_arguments({**merged, **extra}, load_tasks())
-    if (stopped := stopped_runs(runs).get(command_line(merged))) is not None:
-        arguments = resume_arguments({"resume": str(stopped), **({"wandb": wandb} if wandb else {})})
-    with log.open("ab") if log else nullcontext() as file:
+    tasks, command = load_tasks(), command_line(merged)
+    arguments = run_arguments({**merged, **extra}, tasks)
+    stopped, reasons = stopped_run(runs, command, config=cell_config(cell, tasks))
+    for reason in reasons:
+        print(f"{label(cell)}: {reason}.", flush=True)
+    if stopped is not None:
+        further = {name: value for name, value in {**cell, **extra}.items() if name in ("wandb", "data_dir")}
+        arguments = resume_arguments({"resume": str(stopped.path), **further})
+    elif reasons:
+        print(f"{label(cell)}: starts anew.", flush=True)
+    with open_log(log) as file:
         return subprocess.Popen(
             [sys.executable, *arguments, "--report=false"],
             env=environment,
@@ -85,6 +74,29 @@ def start_cell(
             stderr=file,
             start_new_session=True,  # Ctrl-C reaches the sweep alone, which asks every cell once to save and stop
         )
+
+
+def open_log(log: Path | None) -> AbstractContextManager[BinaryIO | None]:
+    """Open the file that a cell's output is appended to; None for the screen.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    if log is None:
+        return nullcontext()
+    try:
+        return log.open("ab")
+    except OSError as error:
+        raise UserError(f"runs must be a folder that can be written; got {log.parent.parent} ({error}).") from error
+
+
+def log_name(cell: Cell) -> str:
+    """Return the name of a cell's log file: what the cell is, cut where no file may be called so."""
+    name = label(cell).replace(" ", "_").replace("/", "-").replace("\0", "-")
+    whole = os.fsencode(name)
+    if len(whole) > MAX_LOG_NAME:
+        name = f"{whole[:MAX_LOG_NAME].decode(errors='ignore')}-{hashlib.sha256(whole).hexdigest()[:8]}"
+    return f"{name}.log"
 
 
 def with_args(cell: Cell, args: str) -> Cell:
@@ -110,21 +122,6 @@ def reason(log: Path | None) -> str:
     return f"see {log}" + (f": {errors[-1].removeprefix('error: ')}" if errors else "")
 
 
-def other_data(records: list[dict[str, Any]], runs: Path, data_dir: str | None) -> set[str]:
-    """Return the folders with real images of these finished runs, where they are not `data_dir`."""
-    asked = Path(data_dir).expanduser().resolve() if data_dir else None
-    others = set()
-    for record in records:
-        try:
-            settings = yaml.safe_load((runs / record["task"] / record["run"] / "config.yaml").read_text())
-            used = settings["data"]["data_dir"]
-        except (OSError, yaml.YAMLError, KeyError, TypeError):
-            continue
-        if used and Path(used).expanduser().resolve() != asked:
-            others.add(str(used))
-    return others
-
-
 def label(cell: Cell) -> str:
     """Return a cell in a few words."""
     return " ".join(f"{name}={value}" for name, value in cell.items())
@@ -144,7 +141,8 @@ def run_grid(
 
     Args:
         cells: The cells.
-        runs: Folder of the runs; a cell is done if one of its records has the cell's command.
+        runs: Folder of the runs; a cell is done if one of its records has the cell's command, and norm and config
+            have not been edited since.
         jobs: Processes at a time. With two or more, each sees one of the machine's GPUs, in turn; one alone sees all.
         wandb: W&B mode of every run; None for the default.
         data_dir: Folder with the real images.
@@ -153,22 +151,89 @@ def run_grid(
 
     Returns:
         Exit code: 0 if every cell is finished, 1 if one failed, 130 after Ctrl-C.
+
+    Raises:
+        UserError: If the folder of the runs cannot be written.
     """
-    done = finished_records(runs)
-    commands = [command_line(with_args(cell, args)) for cell in cells]
+    tasks = load_tasks()
+    commands = {command_line(with_args(cell, args)): cell for cell in cells}
+    configs = {command: cell_config(cell, tasks) for command, cell in commands.items()}
+    done = {command: record for command, record in finished_records(runs, configs).items() if command in commands}
+    edited = len(commands.keys() & finished_records(runs).keys()) - len(done)
     waiting = [cell for cell in cells if command_line(with_args(cell, args)) not in done]
-    if other := sorted(other_data([done[command] for command in commands if command in done], runs, data_dir)):
-        print(
-            f"Finished with other data than data_dir={data_dir or 'nothing'}: {', '.join(other)}. A cell is known by "
-            "its command, without data_dir: give another runs= for other data.",
-            flush=True,
-        )
     num_before = len(cells) - len(waiting)
     print(f"{plural(len(cells), 'cell')}: {num_before} finished, {len(waiting)} to run, {jobs} at a time", flush=True)
+    for remark in remarks(list(done.values()), runs, data_dir, edited=edited):
+        print(remark, flush=True)
+    logs = None if on_screen and jobs == 1 else runs / "sweep-logs"
+    try:
+        (logs or runs).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"runs must be a folder that can be written; got {runs} ({error}).") from error
+    start = partial(start_cell, runs=runs, wandb=wandb, data_dir=data_dir, args=args)
+    try:
+        failed = run_cells(waiting, start, jobs=jobs, logs=logs, num_before=num_before)
+    except KeyboardInterrupt:
+        print("Stopped; the same command goes on with the cells that are not finished.", flush=True)
+        return 130
+    report.main(["--runs", str(runs), "--results", str(ROOT / "results" / "runs")])
+    records = finished_records(runs, configs)
+    print("\n".join(comparison([(cell, records.get(command_line(with_args(cell, args)))) for cell in cells])))
+    print(
+        f"{len(waiting) - failed} finished, {failed} failed."
+        + (" The same command runs the failed ones again." if failed else ""),
+        flush=True,
+    )
+    return 1 if failed else 0
+
+
+def remarks(done: list[dict[str, Any]], runs: Path, data_dir: str | None, *, edited: int) -> Iterator[str]:
+    """Yield a line for each reason why finished cells may not be what was asked for.
+
+    Args:
+        done: Their records.
+        runs: Folder of the runs.
+        data_dir: Folder with the real images.
+        edited: Cells that have records of a norm or a config that has been edited since.
+    """
+    if edited:
+        yield f"{plural(edited, 'cell')} to run again: the norm or the config has been edited since."
+    if others := other_code(done):
+        names = ", ".join(sorted(set(others)))
+        yield (
+            f"{len(others)} of the finished ones are of another state of the code ({names}) than this one "
+            f"({source_version()[0]}) and are kept: give another runs= for a fresh set."
+        )
+    if other := sorted(other_data(done, runs, data_dir)):
+        yield (
+            f"Finished with other data than data_dir={data_dir or 'nothing'}: {', '.join(other)}. A cell is known by "
+            "its command, without data_dir: give another runs= for other data."
+        )
+
+
+def run_cells(
+    waiting: list[Cell],
+    start: Callable[..., subprocess.Popen[bytes]],
+    *,
+    jobs: int,
+    logs: Path | None,
+    num_before: int,
+) -> int:
+    """Run cells, at most `jobs` at a time; where anything ends this early, the started ones save and stop.
+
+    Args:
+        waiting: The cells.
+        start: Starts one, with so many threads, on a GPU, with its output in a log.
+        jobs: Processes at a time.
+        logs: Folder of the logs; None for the screen.
+        num_before: Cells of the grid that were finished before.
+
+    Returns:
+        How many failed.
+    """
     threads = max(1, (os.cpu_count() or 1) // jobs)  # more threads than cores slow small networks down many times
     gpus = visible_gpus() if jobs > 1 else []
-    logs = None if on_screen and jobs == 1 else runs / "sweep-logs"
-    (logs or runs).mkdir(parents=True, exist_ok=True)
+    num_cells = num_before + len(waiting)
     queue, slots = iter(waiting), list(range(jobs))
     active: dict[subprocess.Popen[bytes], tuple[Cell, float, Path | None, int]] = {}
     failed, ended, began = 0, 0, time.monotonic()
@@ -176,16 +241,13 @@ def run_grid(
         while True:
             while slots and (cell := next(queue, None)) is not None:
                 slot = slots.pop(0)
-                log = logs / (label(cell).replace(" ", "_").replace("/", "-") + ".log") if logs else None
+                log = logs / log_name(cell) if logs else None
                 if log is None:
-                    print(f"\n[{num_before + ended + 1}/{len(cells)}] {label(cell)}", flush=True)
-                gpu = gpus[slot % len(gpus)] if gpus else None
-                process = start_cell(
-                    cell, runs=runs, wandb=wandb, data_dir=data_dir, args=args, threads=threads, gpu=gpu, log=log
-                )
+                    print(f"\n[{num_before + ended + 1}/{num_cells}] {label(cell)}", flush=True)
+                process = start(cell, threads=threads, gpu=gpus[slot % len(gpus)] if gpus else None, log=log)
                 active[process] = (cell, time.monotonic(), log, slot)
             if not active:
-                break
+                return failed
             time.sleep(0.2)
             for process in [each for each in active if each.poll() is not None]:
                 cell, started, log, slot = active.pop(process)
@@ -195,23 +257,13 @@ def run_grid(
                 state = "done" if process.returncode == 0 else f"FAILED (code {process.returncode}, {reason(log)})"
                 left = (time.monotonic() - began) / ended * (len(waiting) - ended)
                 print(
-                    f"[{num_before + ended}/{len(cells)}] {label(cell)}: {state}, {time.monotonic() - started:.0f} s; "
+                    f"[{num_before + ended}/{num_cells}] {label(cell)}: {state}, {time.monotonic() - started:.0f} s; "
                     f"{left / 60:.0f} min left",
                     flush=True,
                 )
-    except KeyboardInterrupt:
+    except BaseException:
         stop_all(active)
-        print("Stopped; the same command goes on with the cells that are not finished.", flush=True)
-        return 130
-    report.main(["--runs", str(runs), "--results", str(ROOT / "results" / "runs")])
-    records = finished_records(runs)
-    print("\n".join(comparison([(cell, records.get(command_line(with_args(cell, args)))) for cell in cells])))
-    print(
-        f"{len(waiting) - failed} finished, {failed} failed."
-        + (" The same command runs the failed ones again." if failed else ""),
-        flush=True,
-    )
-    return 1 if failed else 0
+        raise
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -246,10 +298,13 @@ def main(arguments: list[str] | None = None) -> int:
         cells = take_share(cells, options.shard)
     except ValueError as error:
         exit_with_usage_error(error)
-    return run_grid(
-        cells, runs=options.runs, jobs=options.jobs, wandb=options.wandb, data_dir=options.data_dir,
-        args=options.args, on_screen=options.cells is not None,
-    )  # fmt: skip
+    try:
+        return run_grid(
+            cells, runs=options.runs, jobs=options.jobs, wandb=options.wandb, data_dir=options.data_dir,
+            args=options.args, on_screen=options.cells is not None,
+        )  # fmt: skip
+    except UserError as error:
+        exit_with_usage_error(error)
 
 
 def named_grid(name: str) -> list[Cell]:

@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,10 @@ INIT_TIMEOUT_SECONDS = 20
 FINISH_TIMEOUT_SECONDS = 60
 RUN_AXES = ("task", "norm", "num_groups", "batch_size", "seed")
 """Axes of every task; a task's further ones make the cell, too."""
+MAX_TAG = 64
+"""Letters of a tag that W&B takes."""
+MAX_GROUP = 120
+"""Letters of a group that leave room for the cell's hash in the 128 that W&B takes."""
 REFUSAL = re.compile(r"\berror 40[134]\b")
 """How W&B words an answer that no later attempt would change."""
 
@@ -51,6 +55,11 @@ class RunWandbLogger(WandbLogger):
         new = {name: value for name, value in metrics.items() if (step, name) not in self._already_sent}
         if set(new) - {"epoch"}:
             super().log_metrics(new, step)
+
+
+def wandb_tags(parts: Sequence[str]) -> list[str]:
+    """Return the parts of a cell's name as tags that W&B takes: none empty, none too long, each once."""
+    return list(dict.fromkeys(part[:MAX_TAG] for name in parts for part in name.split("/") if part))
 
 
 def start_wandb(
@@ -87,6 +96,7 @@ def start_wandb(
     os.environ.setdefault("WANDB_SILENT", "true")  # the run's last screen says where W&B is
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else it prints, and holds up the end, where W&B is away
     import wandb
+    from pydantic import ValidationError  # what wandb.Settings raises
 
     os.environ.setdefault("WANDB_DATA_DIR", str(run.path / "wandb-data"))
     is_sweep = bool(os.environ.get("WANDB_SWEEP_ID"))
@@ -102,10 +112,11 @@ def start_wandb(
         groups = "" if axes["num_groups"] is None else f"-G{axes['num_groups']}"
         further = [str(value) for name, value in axes.items() if name not in RUN_AXES]
         norm = f"{short_norm(axes['norm'])}{groups}"
-        cell = "/".join([axes["task"], run.config, norm, f"bs{axes['batch_size']}", *further])
+        cell = [axes["task"], run.config, norm, f"bs{axes['batch_size']}", *further]
+        group = f"{'/'.join(cell)[:MAX_GROUP]}/{cell_hash}"
         logger = RunWandbLogger(
-            already_sent=already_sent, project=project, entity=entity, group=f"{cell}/{cell_hash}",
-            job_type=run.config, name=run.name.rsplit("-", 1)[0], tags=cell.split("/"),
+            already_sent=already_sent, project=project, entity=entity, group=group,
+            job_type=run.config, name=run.name.rsplit("-", 1)[0], tags=wandb_tags(cell),
             id=None if is_sweep else run.name, save_dir=run.path, log_model=False, settings=settings,
         )  # fmt: skip
         logger._wandb_init.pop("anonymous", None)  # Lightning sets it, wandb warns of it
@@ -115,7 +126,7 @@ def start_wandb(
     before = set(run.path.glob("wandb/run-*"))
     try:
         return start("online" if mode == "online" else "offline")
-    except wandb.errors.UsageError as error:
+    except (wandb.errors.UsageError, ValidationError) as error:
         raise UserError(f"W&B's settings must be ones that it takes; got: {one_line(error)}") from error
     except (wandb.Error, TimeoutError) as error:
         is_away = isinstance(error, TimeoutError | wandb.errors.CommError) and not REFUSAL.search(str(error))

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from shared.locks import take_lock
 from shared.report.experiments import split_into_experiments
 from shared.report.page import render_page
 from shared.report.reading import find_record_files, read_records
@@ -65,7 +66,7 @@ def _locked(folder: Path) -> Iterator[None]:
     """Keep two publishers from losing each other's lines."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        take_lock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)

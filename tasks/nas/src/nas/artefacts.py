@@ -15,7 +15,8 @@ from nas.genotype import GENOTYPE_FILE, Genotype, Provenance, save_genotype
 from nas.outcome import search_differences
 from nas.searchers import Searcher
 from nas.watching import kept_genes, mean_entropy, none_share, num_skips
-from shared.runs import source_version, write_json
+from shared.runs import write_json
+from shared.source import source_version
 
 if TYPE_CHECKING:
     from nas.module import NasModule
