@@ -12,6 +12,10 @@ from norm_layers.registry import NORMS
 from shared.errors import UserError
 
 
+MOST_CHANNELS = 1024
+"""More than a layer has at the resolution of the images; a network's own layers are told apart by the audit."""
+
+
 def audit_network(network: nn.Module, example_input: Tensor, *, batch_size: int, norm: str) -> dict[str, Any]:
     """Return the record's norm audit, and refuse a network that cannot train.
 
@@ -54,6 +58,21 @@ def audit_network(network: nn.Module, example_input: Tensor, *, batch_size: int,
         for kind in summarise_audit(audits)
     ]
     return {"num_layers": len(audits), "layers": kinds}
+
+
+def check_num_groups(num_groups: int | None, example_input: Tensor) -> None:
+    """Refuse a number of groups above all that a layer may have, before statistics of that size are made.
+
+    Args:
+        num_groups: G as given; None: not given.
+        example_input: A batch of the run's images.
+
+    Raises:
+        UserError: If it is above C·H·W of a layer with `MOST_CHANNELS` channels at the images' resolution.
+    """
+    height, width = example_input.shape[-2:]
+    if num_groups is not None and num_groups > MOST_CHANNELS * height * width:
+        raise UserError(f"num_groups must be at most C·H·W of each norm's input; got {num_groups}.")
 
 
 def _is_batch_norm(audit: NormAudit) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from shared.audit import audit_network
+from shared.audit import audit_network, check_num_groups
 from shared.callbacks import Cost, DivergenceGuard, EpochLines, History
 from shared.checkpoints import RandomState, RunCheckpoint
 from shared.compiling import check_compiler
@@ -110,6 +110,7 @@ def prepare(
         config = resumed.config
         _refuse_other_settings(cli, resumed)
     cli.datamodule.open()
+    check_num_groups(cli.model.num_groups, cli.model.example_input(cli.datamodule))
     pl.seed_everything(options.seed, workers=True, verbose=False)
     cli.model.build(cli.datamodule)
     audit = audit_network(

@@ -20,7 +20,7 @@ from norm_layers.instance import InstanceNorm
 from norm_layers.ln import LayerNorm
 from norm_layers.pn import PositionalNorm
 from norm_layers.statistics import frozen_statistics
-from norm_layers.virtual import VirtualWorkerNorm
+from norm_layers.virtual import BUILT_AS_NORM, VirtualWorkerNorm
 
 
 @dataclass(frozen=True)
@@ -201,11 +201,10 @@ def _is_layer(module: nn.Module) -> bool:
         return isinstance(inner, _KNOWN) or not any(isinstance(part, _KNOWN) for part in inner.modules())
     if isinstance(module, _KNOWN):
         return True
-    called_norm = "norm" in type(module).__name__.lower()
-    return (
-        called_norm
-        and not any(isinstance(inner, _KNOWN) for inner in module.modules())
-        and (all("norm" in type(child).__name__.lower() for child in module.children()))
+    if any(isinstance(inner, _KNOWN) for inner in module.modules()):
+        return False
+    return getattr(module, BUILT_AS_NORM, False) or all(
+        "norm" in type(part).__name__.lower() for part in (module, *module.children())
     )
 
 

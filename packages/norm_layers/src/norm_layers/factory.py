@@ -13,7 +13,7 @@ from norm_layers.groups import UNEVEN_CHOICES, Uneven
 from norm_layers.registry import NORMS, default_num_groups, load_norm
 from norm_layers.shapes import check_choice, check_positive
 from norm_layers.statistics import is_batch_statistic_norm
-from norm_layers.virtual import VirtualWorkerNorm
+from norm_layers.virtual import BUILT_AS_NORM, VirtualWorkerNorm
 
 # What every norm is offered and takes if it has a use for it; an option not among these is an error elsewhere.
 _COMMON = ("eps", "momentum", "affine", "track_running_stats")
@@ -93,6 +93,7 @@ class NormFactory:
             ) from error
         if not isinstance(norm, nn.Module):
             raise ValueError(f"norm must build an nn.Module; got a {type(norm).__name__} from {self.name!r}.")
+        setattr(norm, BUILT_AS_NORM, True)
         if self.virtual_workers > 1 and any(is_batch_statistic_norm(module) for module in norm.modules()):
             return VirtualWorkerNorm(norm, self.virtual_workers)
         return norm

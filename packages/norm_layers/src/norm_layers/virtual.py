@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from norm_layers.base import owns_running_statistics
 from norm_layers.shapes import check_choice, check_positive
 
+BUILT_AS_NORM = "_built_as_norm"
+"""Attribute of a layer that a factory built, which makes it a norm whatever its class is called."""
+
 RunningStatistics = Literal["rank0", "mean"]
 
 
