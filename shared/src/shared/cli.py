@@ -182,7 +182,7 @@ def carry_on(prepared: Prepared, run: Run, wandb_logger: RunWandbLogger | None, 
     except OSError as error:
         finish_wandb(wandb_logger, summary={}, exit_code=1)
         raise UserError(
-            f"the record must be written to {run.record_file}; got: {error}. Then go on with: make resume={run.path}"
+            f"the record must be written to {run.record_file}; got: {error}. Mend that, then: make resume={run.path}"
         ) from error
     finish_wandb(wandb_logger, summary=wandb_summary(record), exit_code=0)
     options = prepared.cli.config_init

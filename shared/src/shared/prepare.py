@@ -140,9 +140,9 @@ def _quieten_libraries() -> None:
 def _refuse_damaged_settings(arguments: list[str] | None) -> None:
     """Raise UserError if the run to go on with has no settings, before they are parsed with a message of no file."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--resume", type=Path, default=None)
+    parser.add_argument("--resume", type=Path, nargs="?", default=None)
     folder = parser.parse_known_args(arguments)[0].resume
-    if folder is not None and not (folder / "record.json").is_file():
+    if folder is not None and (folder / "run.json").is_file() and not (folder / "record.json").is_file():
         refuse_damaged_settings(open_run(folder))
 
 

@@ -128,7 +128,7 @@ def build_record(
         "commit": commits,
         "dirty": dirty or run.dirty,
         "source_diff": both(run.source_diff, source_diff()),
-        "norm_source": both(run.norm_source, norm_source(norm)),
+        "norm_source": both(run.norm_source, norm_source(norm)) if run.norm_source else norm_source(norm),
         "config_source": run.config_source,
         "versions": versions(),
         "device": device_name(device),
