@@ -169,3 +169,23 @@ def test_unknown_norms_around_unknown_modules_are_one_layer():
     assert audit.norm.endswith("MyNorm")
     (audit,) = audit_norms(nn.Sequential(VirtualWorkerNorm(MyNorm(), 2)), torch.randn(4, 8, 2, 2))
     assert (audit.layer, audit.batch_size) == ("0", 2)
+
+
+class Filter(nn.Module):
+    """A norm that is not called one, with a child that is none."""
+
+    def __init__(self, num_channels):
+        super().__init__()
+        self.gate = nn.Conv2d(num_channels, num_channels, 1)
+
+    def forward(self, x):
+        return self.gate(x)
+
+
+@pytest.mark.parametrize("virtual_workers", [1, 2])
+def test_what_a_factory_built_is_a_norm_whatever_it_is_called(virtual_workers):
+    build = norm_factory(f"{__name__}:Filter", virtual_workers=virtual_workers)
+    network = copy.deepcopy(nn.Sequential(nn.Conv2d(3, 8, 3), build(8)))
+    (audit,) = audit_norms(network, torch.randn(4, 3, 6, 6))
+    assert (audit.layer, audit.norm, audit.channels) == ("1", f"{__name__}:Filter", 8)
+    assert audit_norms(nn.Sequential(Filter(8)), torch.randn(4, 8, 6, 6)) == []

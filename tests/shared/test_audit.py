@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from norm_layers import make_norm
-from shared.audit import audit_network
+from shared.audit import audit_network, check_num_groups
 from shared.errors import UserError
 
 
@@ -27,3 +27,10 @@ def test_a_statistic_of_one_value_is_refused():
     network = nn.Sequential(nn.Conv2d(3, 8, 8), make_norm("bn", 8))
     with pytest.raises(UserError, match="must average at least 2 values; got 1"):
         audit_network(network, torch.zeros(1, 3, 8, 8), batch_size=1, norm="bn")
+
+
+def test_more_groups_than_any_layer_has_values_are_refused_before_they_are_made():
+    check_num_groups(None, torch.zeros(1, 3, 32, 32))
+    check_num_groups(512, torch.zeros(1, 3, 32, 32))
+    with pytest.raises(UserError, match="num_groups must be at most C·H·W of each norm's input; got 99999999"):
+        check_num_groups(99_999_999, torch.zeros(1, 3, 32, 32))
