@@ -29,6 +29,7 @@ def test_a_compiled_run_ends_like_a_plain_one(task, tmp_path):
 
     class Counted(runs.module):
         def compile_parts(self):
+            torch._dynamo.config.recompile_limit = 64
             for part in self.compiled_parts() if self.compiles else []:
                 part.compile(backend=counter, dynamic=self.compiles_any_size)
 

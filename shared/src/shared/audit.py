@@ -11,7 +11,6 @@ from norm_layers import NormAudit, audit_norms, summarise_audit
 from norm_layers.registry import NORMS
 from shared.errors import UserError
 
-
 MOST_CHANNELS = 1024
 """More than a layer has at the resolution of the images; a network's own layers are told apart by the audit."""
 

@@ -257,7 +257,9 @@ def test_a_diverging_run_ends_and_says_so(tmp_path, capsys):
     record = json.loads((only_run(tmp_path) / "record.json").read_text())
     assert record["status"] == "diverged"
     assert "epochs 2, not 120" in record["paper"][0]["why"]
-    assert record["selection"] == "median of the last 2 epochs", "as of runs that did not diverge, in whose table it is"
+    assert record["selection"] == "median of the last 2 epochs", (
+        "as of runs that did not diverge, in whose table it is"
+    )
     assert record["metrics"] == {}
     assert parse_record(json.dumps(record)).status == "diverged"
     out = capsys.readouterr().out
