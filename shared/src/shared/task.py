@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -107,12 +108,19 @@ class TaskModule(pl.LightningModule, ABC):
         """Return the modules that are compiled where the run asks for it; the whole network by default."""
         return [self.network]
 
-    def compile_parts(self) -> None:
-        """Have `torch.compile` compile the parts at their next call, where the run asks for it."""
-        if self.compiles:
-            torch._dynamo.config.recompile_limit = 64
-            for part in self.compiled_parts():
-                part.compile(dynamic=self.compiles_any_size)
+    def compile_parts(self, **options: Any) -> None:
+        """Have `torch.compile` compile the parts at their next call, where the run asks for it.
+
+        Args:
+            options: Further ones of `torch.compile`.
+        """
+        if not self.compiles:
+            return
+        # The compiler itself looks at .grad of what one part gives to the next.
+        warnings.filterwarnings("ignore", message=r"The \.grad attribute of a Tensor that is not a leaf")
+        torch._dynamo.config.recompile_limit = 64  # of a code object, which parts of one kind share
+        for part in self.compiled_parts():
+            part.compile(dynamic=self.compiles_any_size, **options)
 
     def prepare_trainer(self, trainer: pl.Trainer) -> None:
         """Set what the task needs on the trainer before training; nothing by default."""
