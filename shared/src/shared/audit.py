@@ -22,15 +22,20 @@ def audit_network(network: nn.Module, example_input: Tensor, *, batch_size: int,
         norm: The norm that was asked for.
 
     Raises:
-        UserError: If the network has no layer of the norm that was asked for, or a norm over the batch would average a
-            single value.
-        ValueError: If a norm layer cannot take its input (more groups than values, wrong channels).
+        UserError: If the network has no layer of the norm that was asked for, a layer has more groups than values, or
+            a norm over the batch would average a single value.
+        ValueError: If a norm layer cannot take its input for another reason (wrong channels).
     """
     try:
         audits = [_at_batch_size(audit, batch_size) for audit in audit_norms(network, example_input)]
     except (RuntimeError, TypeError) as error:
         shape = tuple(example_input.shape)
         raise UserError(f"norm must work in the network on images of the shape {shape}; got: {error}") from error
+    except ValueError as error:
+        if not str(error).startswith("num_groups must be at most"):
+            raise
+        rule = str(error).partition(". ")[0]  # what a layer advises may be an option that no task has
+        raise UserError(f"{rule}. Give a smaller num_groups=.") from error
     found = {audit.norm for audit in audits}  # a norm from outside may be told by its base class
     if norm != "none" and (norm not in found if norm in NORMS else not found):
         raise UserError(f"norm must be in the network that trains; got {norm}, of which it has no layer.")

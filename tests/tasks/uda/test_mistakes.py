@@ -28,6 +28,7 @@ RUNS = TaskRuns("uda", smoke=["--model.pictures=false"])
         (["--data.download=true"], "download must be false"),
         (["--model.norm=bn", "--model.num_groups=4"], "num_groups must be left out for norm 'bn'"),
         (["--model.backbone=resnet51"], "backbone must be one of"),
+        (["--model.num_groups=512"], "D=256, G=512. Give a smaller num_groups=."),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, capsys, flags, message):

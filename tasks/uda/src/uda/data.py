@@ -165,8 +165,10 @@ class UdaData(TaskData):
 
     @property
     def transfer(self) -> str:
-        """The paper's name of the pair, or "source-target" by the folders' names."""
-        return protocol.transfer_name(Path(self.source_name).name, Path(self.target_name).name)
+        """The paper's name of the pair; of folders "source-target" by their names, whatever these are."""
+        if self.dataset == "folders":
+            return f"{Path(self.source_name).name}-{Path(self.target_name).name}"
+        return protocol.transfer_name(self.source_name, self.target_name)
 
     def in_order(self, images: ImageSet) -> ArrayLoader:
         """Return all images of a domain in their order.
