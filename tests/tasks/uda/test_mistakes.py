@@ -10,6 +10,8 @@ RUNS = TaskRuns("uda", smoke=["--model.pictures=false"])
     ("flags", "message"),
     [
         (["--data.source=amazn"], "source must be one of amazon, dslr, webcam; got 'amazn'. Did you mean 'amazon'?"),
+        (["--data.source=/no/where"], "amazon, dslr, webcam, or a folder where target is one, too; got '/no/where'."),
+        (["--data.source=/tmp"], "got '/tmp'. Give two folders that exist, or args=\"--data.dataset=folders\"."),
         (["--data.target=dslr"], "source and target must be different domains; got dslr for both."),
         (["--model.weights=nowhere.pth"], "weights must be a file with the state dict of a torchvision network; got"),
         (["--data.image_size=0", "--data.crop_size=16"], "image_size must be at least 1; got 0."),

@@ -361,6 +361,19 @@ def test_two_folders_of_the_user(tmp_path):
 
 
 @pytest.mark.slow
+def test_two_folders_need_no_flag_beside_their_paths(tmp_path, monkeypatch, capsys):
+    write_domains(tmp_path, "lab", "field")
+    monkeypatch.setenv("NORM_SUITE_COMMAND", "make task=uda norm=bgn source=lab target=field config=smoke")
+    flags = [f"--data.cache_dir={tmp_path / 'cache'}"]
+    flags += [f"--data.{name}={tmp_path / folder}" for name, folder in (("source", "lab"), ("target", "field"))]
+    assert run(tmp_path / "runs", *flags) == 0
+    record = read_record(only_run(tmp_path / "runs"))
+    assert (record["dataset"]["name"], record["axes"]["transfer"]) == ("folders", "lab-field")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next ")]
+    assert line.endswith(f"norm=bn runs={tmp_path / 'runs'}")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("lab", "field"), ("dslr", "webcam"), ("amazon", "webcam")])
 def test_the_names_of_folders_decide_nothing(tmp_path, names):
     """Folders called as Office-31's domains are still not those: same G and threshold, and no cell of the paper."""
