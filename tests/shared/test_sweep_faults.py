@@ -163,6 +163,16 @@ def test_a_failed_cell_says_why(tmp_path, capsys, code, reason):
     assert "earlier" not in failed
 
 
+def test_a_sweep_whose_reader_has_gone_ends_without_a_traceback(grid, tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "shared.sweep", f"--grid={grid}", f"--runs={tmp_path / 'runs'}", "--wandb=off"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    os.close(writer)
+    assert done.returncode == 128 + signal.SIGPIPE
+    assert done.stderr == "Stopped, because nothing reads the output any more; the same command goes on.\n"
+
+
 @pytest.mark.parametrize("blocked", ["runs", "runs/sweep-logs", "runs/sweep-logs/LOG"])
 def test_a_sweep_that_cannot_write_says_so_in_one_line(grid, tmp_path, blocked, capsys):
     if blocked.endswith("LOG"):

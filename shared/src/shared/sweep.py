@@ -336,6 +336,10 @@ def main(arguments: list[str] | None = None) -> int:
             cells, runs=options.runs, jobs=options.jobs, wandb=options.wandb, data_dir=options.data_dir,
             args=options.args, on_screen=options.cells is not None,
         )  # fmt: skip
+    except BrokenPipeError:  # `make sweep | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print("Stopped, because nothing reads the output any more; the same command goes on.", file=sys.stderr)
+        return 128 + signal.SIGPIPE
     except UserError as error:
         exit_with_usage_error(error)
 
