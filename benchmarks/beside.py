@@ -187,7 +187,8 @@ def prepared_run(task: str, *flags: str, config: str = "default", folder: Path) 
     """
     found = load_tasks()[task]
     entry = __import__(f"{task}.__main__", fromlist=["MODULE"])
-    arguments = [f"--config={found.config(config)}", "--wandb=off", f"--runs={folder}", *flags]
+    quiet = "--trainer.enable_progress_bar=false"  # a line an epoch would count down from epochs that never come
+    arguments = [f"--config={found.config(config)}", "--wandb=off", f"--runs={folder}", quiet, *flags]
     with StopSignals() as signals:
         prepared = prepare(entry.MODULE, entry.DATA, arguments, signals)
     prepared.checkpoint.folder = folder / "checkpoints"

@@ -19,7 +19,7 @@ FENCE = re.compile(r"^```(?:sh|bash|console)?\n(.*?)^```", re.MULTILINE | re.DOT
 
 def commands(file: Path) -> list[str]:
     lines = [line.strip() for block in FENCE.findall(file.read_text()) for line in block.splitlines()]
-    return [line.split("  #")[0].strip() for line in lines if line.startswith("make")]
+    return [line.split("  #")[0].strip() for line in lines if line.split()[:1] == ["make"]]
 
 
 COMMANDS = [(file, command) for file in READMES for command in commands(file)]

@@ -78,7 +78,9 @@ def test_default_group_number_errors():
         default_num_groups("bng")
 
 
-@pytest.mark.parametrize(("typed", "meant"), [("bgm", "bgn"), ("BGN", "bgn"), ("gbn", "gbgn"), ("nnone", "none")])
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("bgm", "bgn"), ("BGN", "bgn"), ("gbn", "gbgn"), ("nnone", "none"), ("a.b.Good", "a.b:Good")]
+)
 def test_unknown_name_is_answered_in_one_line_with_a_guess(typed, meant):
     with pytest.raises(ValueError, match="norm must be one of") as error:
         resolve_norm(typed)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import shared.report.__main__ as report
 from shared.finished import finished_records
 from shared.listing import list_runs, main
 from shared.runs import create_run, hold_run
@@ -130,6 +131,29 @@ def test_mistakes(runs, flags, message, capsys):
     assert message in error
     assert "\n" not in error
     assert len(states(runs)) == 6
+
+
+@pytest.mark.parametrize("flags", [[], ["--clean", "--yes=1"]])
+def test_a_folder_that_is_not_there_is_refused_as_by_the_report(tmp_path, flags, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([f"--runs={tmp_path / 'no'}", *flags])
+    assert stop.value.code == 2
+    listed = capsys.readouterr().err
+    assert report.main([f"--runs={tmp_path / 'no'}"]) == 2
+    assert listed == capsys.readouterr().err
+    assert listed.startswith(f"error: runs must be a folder that exists; got {tmp_path / 'no'}.")
+
+
+def test_the_default_folder_may_be_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([]) == 0
+    assert "No runs in runs yet." in capsys.readouterr().out
+
+
+def test_a_norm_from_outside_is_listed_as_it_was_given(runs, capsys):
+    assert main([f"--runs={runs}"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("done ")]
+    assert line.split()[:3] == ["done", "fewshot", "mynorms:ScaleNorm"]
 
 
 def test_an_empty_folder_says_how_to_begin(tmp_path, capsys):

@@ -118,6 +118,61 @@ def test_whatever_goes_wrong_in_a_sweep_the_started_cells_are_stopped(tmp_path):
     assert started[0].returncode == -signal.SIGTERM
 
 
+def start_python(code: str, log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as file:
+        return subprocess.Popen([sys.executable, "-c", code], stdout=file, stderr=file)
+
+
+def test_a_cell_that_starts_says_where_its_log_is(tmp_path, capsys):
+    def start(cell, *, log, **_):
+        return start_python("", log)
+
+    cells = [CELL, CELL | {"norm": "bgn"}]
+    assert run_cells(cells, start, jobs=2, logs=tmp_path, num_before=3) == 0
+    started = [
+        f"[{number}/5] task=classification norm={cell['norm']} config=smoke seed=0: started; "
+        f"log {tmp_path / log_name(cell)}"
+        for number, cell in enumerate(cells, start=4)
+    ]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == started
+    assert all(": done, " in line for line in lines[2:])
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("assert False", ": AssertionError)"),
+        ("raise KeyError('scale')", ": KeyError: 'scale')"),
+        ("print('error: norm must be one; got two.'); print('and more'); raise SystemExit(2)", ": norm must be one; "),
+        ("raise SystemExit(2)", ".log), "),
+    ],
+)
+def test_a_failed_cell_says_why(tmp_path, capsys, code, reason):
+    """By its last error, or by the last line of the log; what an earlier try left there is not its reason."""
+    log = tmp_path / log_name(CELL)
+    log.write_text("error: an earlier one\n")
+
+    def start(cell, *, log, **_):
+        return start_python(code, log)
+
+    assert run_cells([CELL], start, jobs=1, logs=tmp_path, num_before=0) == 1
+    failed = capsys.readouterr().out.splitlines()[-1]
+    assert f"FAILED (code {1 if 'Exit' not in code else 2}, see {log}" in failed
+    assert reason in failed
+    assert "earlier" not in failed
+
+
+def test_a_sweep_whose_reader_has_gone_ends_without_a_traceback(grid, tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "shared.sweep", f"--grid={grid}", f"--runs={tmp_path / 'runs'}", "--wandb=off"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    os.close(writer)
+    assert done.returncode == 128 + signal.SIGPIPE
+    assert done.stderr == "Stopped, because nothing reads the output any more; the same command goes on.\n"
+
+
 @pytest.mark.parametrize("blocked", ["runs", "runs/sweep-logs", "runs/sweep-logs/LOG"])
 def test_a_sweep_that_cannot_write_says_so_in_one_line(grid, tmp_path, blocked, capsys):
     if blocked.endswith("LOG"):

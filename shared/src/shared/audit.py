@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from norm_layers import NormAudit, audit_norms, summarise_audit
 from norm_layers.registry import NORMS
-from shared.errors import UserError
+from shared.errors import UserError, one_line
 
 MOST_CHANNELS = 1024
 """More than a layer has at the resolution of the images; a network's own layers are told apart by the audit."""
@@ -25,15 +25,16 @@ def audit_network(network: nn.Module, example_input: Tensor, *, batch_size: int,
         norm: The norm that was asked for.
 
     Raises:
-        UserError: If the network has no layer of the norm that was asked for, or a norm over the batch would average a
-            single value.
-        ValueError: If a norm layer cannot take its input (more groups than values, wrong channels).
+        UserError: If the network has no layer of the norm that was asked for, a layer has more groups than values, a
+            norm from outside raises, or a norm over the batch would average a single value.
+        ValueError: If a norm layer cannot take its input for another reason (wrong channels).
     """
     try:
         audits = [_at_batch_size(audit, batch_size) for audit in audit_norms(network, example_input)]
-    except (RuntimeError, TypeError) as error:
-        shape = tuple(example_input.shape)
-        raise UserError(f"norm must work in the network on images of the shape {shape}; got: {error}") from error
+    except Exception as error:  # a norm from outside may raise anything
+        if (answer := _answer(error, norm=norm, shape=tuple(example_input.shape))) is None:
+            raise
+        raise answer from error
     found = {audit.norm for audit in audits}  # a norm from outside may be told by its base class
     if norm != "none" and (norm not in found if norm in NORMS else not found):
         raise UserError(f"norm must be in the network that trains; got {norm}, of which it has no layer.")
@@ -72,6 +73,19 @@ def check_num_groups(num_groups: int | None, example_input: Tensor) -> None:
     height, width = example_input.shape[-2:]
     if num_groups is not None and num_groups > MOST_CHANNELS * height * width:
         raise UserError(f"num_groups must be at most C·H·W of each norm's input; got {num_groups}.")
+
+
+def _answer(error: Exception, *, norm: str, shape: tuple[int, ...]) -> UserError | None:
+    """Return what the user is told of a failed first pass; None where the error says it, or is the suite's own."""
+    if isinstance(error, ValueError) and str(error).startswith("num_groups must be at most"):
+        rule = str(error).partition(". ")[0]  # what a layer advises may be an option that no task has
+        return UserError(f"{rule}. Give a smaller num_groups=.")
+    rule = f"norm must work in the network on images of the shape {shape}; got:"
+    if norm not in NORMS:
+        kind, text = type(error).__name__, one_line(error)
+        told = kind if text == kind else f"{kind}: {text}"
+        return UserError(f"{rule} {told} from {norm}. NORM_SUITE_TRACEBACK=1 shows where.")
+    return UserError(f"{rule} {error}") if isinstance(error, (RuntimeError, TypeError)) else None
 
 
 def _is_batch_norm(audit: NormAudit) -> bool:

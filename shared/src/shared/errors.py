@@ -35,7 +35,7 @@ def choose(name: str, value: str, choices: Iterable[str]) -> str:
         return value
     near = difflib.get_close_matches(value, choices, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise UserError(f"{name} must be one of {', '.join(choices)}; got {value!r}.{hint}")
+    raise UserError(f"{name} must be one of {', '.join(choices)}; got {repr(value) if value else 'nothing'}.{hint}")
 
 
 def one_line(error: BaseException) -> str:

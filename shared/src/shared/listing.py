@@ -13,8 +13,9 @@ from typing import Any
 
 from shared.catalog import load_tasks
 from shared.errors import UserError, choose, exit_with_usage_error
+from shared.report.__main__ import check_exists
 from shared.report.wording import duration, memory, plural
-from shared.runs import Run, find_runs, is_held, read_record, short_norm
+from shared.runs import Run, find_runs, is_held, read_record
 
 UNFINISHED = ("running", "stopped", "begun")
 DELETABLE = {
@@ -33,7 +34,7 @@ class Listed:
         run: The run.
         state: done, diverged or degenerate as its record says; else running, stopped (it has a checkpoint to go on
             from), begun (it has none), or damaged (its record cannot be read).
-        norm: Short name of the norm.
+        norm: The norm as it was given; its short name where there is no record.
         headline: The headline number with its metric; "" where there is none.
         age: Seconds since something was written.
     """
@@ -70,7 +71,7 @@ def describe(run: Run) -> Listed:
         state = "stopped" if run.last_checkpoint.is_file() else "begun"
     files = [run.path / name for name in ("run.json", "record.json", "metrics.csv", "checkpoints/last.ckpt")]
     written = max(file.stat().st_mtime for file in files if file.is_file())
-    norm = run.name.removeprefix(f"{run.task}-").partition("-")[0] if record is None else short_norm(record["norm"])
+    norm = run.name.removeprefix(f"{run.task}-").partition("-")[0] if record is None else record["norm"]
     return Listed(run=run, state=state, norm=norm, headline=headline(record), age=max(0.0, time.time() - written))
 
 
@@ -159,6 +160,7 @@ def main(arguments: list[str] | None = None) -> int:
             choose("task", options.task, load_tasks())
         if options.runs.exists() and not options.runs.is_dir():
             raise UserError(f"runs must be a folder; got the file {str(options.runs)!r}.")
+        check_exists(options.runs)
         if not options.clean:
             show(options.runs, task=options.task)
             return 0

@@ -172,8 +172,9 @@ def carry_out(target: str, variables: dict[str, str]) -> int:
             target = "help"
         else:
             cells = [variables] if "resume" in variables else spread(variables)
-            arguments = run_arguments(variables, tasks) if len(cells) == 1 else several_arguments(cells, tasks)
-            become(arguments, command=command_line(variables))
+            if len(cells) == 1:
+                become(run_arguments(cells[0], tasks), command=command_line(cells[0]))
+            become(several_arguments(cells, tasks), command=command_line(variables))
     targets = all_targets(tasks)
     choose("target", target, targets)
     for name in variables:

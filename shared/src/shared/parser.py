@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -71,9 +72,30 @@ class SuiteParser(LightningArgumentParser):
         else:
             return message
         known = [action.dest for action in self._actions if getattr(action, "dest", None)]
-        near = difflib.get_close_matches(key, known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else " See --help."
+        meant = nearest_flag(key, known)
+        hint = f" Did you mean {meant!r}?" if meant else " See --help."
         return f"setting must be one of the task's flags; got {key!r}.{hint}"
+
+
+def nearest_flag(key: str, known: Sequence[str]) -> str | None:
+    """Return the flag that was meant: by initials ("lr"), by spelling, or by a word in common ("rate").
+
+    Args:
+        key: What came, such as "model.lr".
+        known: The flags; those of the same group are looked through first.
+    """
+    group, _, name = key.rpartition(".")
+    beside = [flag for flag in known if flag.rpartition(".")[0] == group]
+    for flags in (beside, known):
+        last = {flag: flag.rpartition(".")[2] for flag in flags}
+        words = {flag: text.split("_") for flag, text in last.items()}
+        by_initials = [flag for flag in flags if len(name) > 1 and "".join(each[:1] for each in words[flag]) == name]
+        spelt = difflib.get_close_matches(name, last.values(), n=1)
+        by_spelling = [flag for flag in flags if last[flag] in spelt]
+        by_word = [flag for flag in flags if set(words[flag]) & set(name.split("_"))]
+        if near := by_initials or by_spelling or by_word:
+            return near[0]
+    return None
 
 
 class SuiteCLI(LightningCLI):

@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from shared.catalog import default_data_dir
 from shared.report.paper import paper_value
 from shared.runs import Run
 
@@ -120,7 +123,20 @@ def elsewhere(run: Run) -> str:
 
 
 def next_command(run: Run, record: dict[str, Any]) -> str:
-    """Return the command of the same run with the norm to compare with: BN, or BGN after BN."""
+    """Return the command of the same run with the norm to compare with: BN, or BGN after BN.
+
+    It ends in data_dir=… where the run had one that is not there by itself.
+    """
     other = "bn" if record["norm"] != "bn" else "bgn"
     command = re.sub(r" (norm|num_groups)=\S+", "", run.command) + f" norm={other}"
-    return command + elsewhere(run) + (" data_dir=…" if record["dataset"]["name"] != "embedded" else "")
+    needs_data_dir = record["dataset"]["name"] != "embedded" and data_dir_of(run) not in (None, default_data_dir())
+    return command + elsewhere(run) + (" data_dir=…" if needs_data_dir else "")
+
+
+def data_dir_of(run: Run) -> str | None:
+    """Return the folder of real images in a run's settings; None where it has none, "" where that is not known."""
+    try:
+        found = yaml.safe_load((run.path / "config.yaml").read_text())["data"].get("data_dir")
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return ""
+    return None if found is None else str(found)

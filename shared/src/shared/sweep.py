@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import shared.report.__main__ as report
 from norm_layers.registry import resolve_norm
@@ -114,12 +115,37 @@ def stop_all(processes: Collection[subprocess.Popen[bytes]]) -> None:
                 process.wait()
 
 
-def reason(log: Path | None) -> str:
-    """Return why a cell failed: its last error, and where the rest stands."""
+class StartedCell(NamedTuple):
+    """A cell whose process runs.
+
+    Attributes:
+        cell: The cell.
+        began: When, by the monotonic clock, in seconds.
+        log: Where its output goes; None for the screen.
+        log_start: Bytes of the log that an earlier try left there.
+        slot: Its place among the jobs.
+    """
+
+    cell: Cell
+    began: float
+    log: Path | None
+    log_start: int
+    slot: int
+
+
+def reason(log: Path | None, *, start: int) -> str:
+    """Return why a cell failed: its last error, else the last line of its log, and where the rest stands.
+
+    Args:
+        log: Its log; None for the screen.
+        start: Bytes that were there before the cell.
+    """
     if log is None:
         return "see above"
-    errors = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")]
-    return f"see {log}" + (f": {errors[-1].removeprefix('error: ')}" if errors else "")
+    lines = [line.strip() for line in log.read_bytes()[start:].decode(errors="replace").splitlines() if line.strip()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    last = (errors or lines)[-1:]
+    return f"see {log}" + (f": {last[0]}" if last else "")
 
 
 def label(cell: Cell) -> str:
@@ -235,30 +261,37 @@ def run_cells(
     gpus = visible_gpus() if jobs > 1 else []
     num_cells = num_before + len(waiting)
     queue, slots = iter(waiting), list(range(jobs))
-    active: dict[subprocess.Popen[bytes], tuple[Cell, float, Path | None, int]] = {}
+    active: dict[subprocess.Popen[bytes], StartedCell] = {}
     failed, ended, began = 0, 0, time.monotonic()
+    numbers = itertools.count(num_before + 1)
     try:
         while True:
             while slots and (cell := next(queue, None)) is not None:
                 slot = slots.pop(0)
                 log = logs / log_name(cell) if logs else None
+                title = f"[{next(numbers)}/{num_cells}] {label(cell)}"
                 if log is None:
-                    print(f"\n[{num_before + ended + 1}/{num_cells}] {label(cell)}", flush=True)
+                    print(f"\n{title}", flush=True)
+                log_start = log.stat().st_size if log and log.is_file() else 0
                 process = start(cell, threads=threads, gpu=gpus[slot % len(gpus)] if gpus else None, log=log)
-                active[process] = (cell, time.monotonic(), log, slot)
+                active[process] = StartedCell(cell, time.monotonic(), log, log_start, slot)
+                if log is not None:
+                    print(f"{title}: started; log {log}", flush=True)
             if not active:
                 return failed
             time.sleep(0.2)
             for process in [each for each in active if each.poll() is not None]:
-                cell, started, log, slot = active.pop(process)
-                slots.append(slot)
+                run = active.pop(process)
+                slots.append(run.slot)
                 ended += 1
-                failed += process.returncode != 0
-                state = "done" if process.returncode == 0 else f"FAILED (code {process.returncode}, {reason(log)})"
+                state, code = "done", process.returncode
+                if code != 0:
+                    failed += 1
+                    state = f"FAILED (code {code}, {reason(run.log, start=run.log_start)})"
                 left = (time.monotonic() - began) / ended * (len(waiting) - ended)
                 print(
-                    f"[{num_before + ended}/{num_cells}] {label(cell)}: {state}, {time.monotonic() - started:.0f} s; "
-                    f"{left / 60:.0f} min left",
+                    f"[{num_before + ended}/{num_cells}] {label(run.cell)}: {state}, "
+                    f"{time.monotonic() - run.began:.0f} s; {left / 60:.0f} min left",
                     flush=True,
                 )
     except BaseException:
@@ -303,6 +336,10 @@ def main(arguments: list[str] | None = None) -> int:
             cells, runs=options.runs, jobs=options.jobs, wandb=options.wandb, data_dir=options.data_dir,
             args=options.args, on_screen=options.cells is not None,
         )  # fmt: skip
+    except BrokenPipeError:  # `make sweep | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print("Stopped, because nothing reads the output any more; the same command goes on.", file=sys.stderr)
+        return 128 + signal.SIGPIPE
     except UserError as error:
         exit_with_usage_error(error)
 

@@ -32,10 +32,10 @@ def test_inside_seed_noise(make_record):
         runs(make_record, {"gn": [61.0, 61.6, 61.2], "bgn": [61.0, 60.6, 61.6], "bn": [50.0, 50.1, 50.2]})
     )
     assert text == (
-        "On 10,000 CIFAR-10 images with ResNet-20, batch size 64, GN came first: 61.3 ± 0.3 % test top-1 accuracy "
-        "(3 seeds); then BGN 61.1 ± 0.5 % (3 seeds); the difference of 0.20 is inside the noise "
+        "On 10,000 CIFAR-10 images with ResNet-20, batch size 64, GN came first: 61.27 ± 0.31 % test top-1 accuracy "
+        "(3 seeds); then BGN 61.07 ± 0.50 % (3 seeds); the difference of 0.20 is inside the noise "
         "(95 % interval \N{MINUS SIGN}2.08 to +2.48). Behind GN by more than the noise: BN. "
-        "In the paper's Table 2 (ImageNet, ResNet-50, batch size 64), BGN came first of these norms, with 77.1 %; "
+        "In the paper's Table 2 (ImageNet, ResNet-50, batch size 64), BGN came first of these norms, with 77.104 %; "
         "that is another experiment, not comparable with this one."
     )
 
@@ -70,6 +70,15 @@ def test_others_inside_the_noise_are_named(make_record):
     assert "Also inside the noise of GN: LN." in text
 
 
+def test_a_network_without_norms_is_named_in_words(make_record):
+    (text,) = answer(runs(make_record, {"none": [53.55], "gn": [53.54], "bn": [50.0]}, warnings=["odd"]))
+    named = "“no norm layer”"
+    assert f"{named} came first: 53.55 % test top-1 accuracy (1 seed); then GN 53.54 % (1 seed)" in text
+    assert f"Not decided either: {named} against BN." in text
+    assert f"Runs of BN, GN and {named} give reasons to doubt" in text
+    assert "none" not in text
+
+
 def test_one_seed_decides_nothing(make_record):
     (text,) = answer(runs(make_record, {"gn": [61.0], "bn": [50.0]}))
     assert "one seed decides nothing, so run more seeds before you choose." in text
@@ -97,7 +106,7 @@ def test_smaller_losses_come_first(make_record):
 def test_one_norm_has_nothing_to_compare_with(make_record):
     (text,) = answer(runs(make_record, {"gn": [61.0]}))
     assert text == (
-        "On 10,000 CIFAR-10 images with ResNet-20, batch size 64, only GN 61.0 % (1 seed) has been run: there is "
+        "On 10,000 CIFAR-10 images with ResNet-20, batch size 64, only GN 61.00 % (1 seed) has been run: there is "
         "nothing to compare it with yet."
     )
 
@@ -124,10 +133,10 @@ def test_several_columns_are_averaged_and_then_told_one_by_one(make_record):
     )
     assert (
         "In the paper's Table 2 (ImageNet, ResNet-50, averaged over the same batch sizes), GN came first of these "
-        "norms, with 76.2 %" in whole
+        "norms, with 76.21 %" in whole
     )
     assert large.startswith("At batch size 64, BN came first: 62.5")
-    assert small.startswith("At batch size 2, GN came first: 60.8")
+    assert small.startswith("At batch size 2, GN came first: 60.75")
 
 
 def paper_of(table, setting, metric, **more):
@@ -145,7 +154,7 @@ def test_the_papers_ties_and_divergences_are_told(make_record):
     paper = paper_of(3, {}, "top1", comparable=True)
     (text,) = answer([make_record(norm, 60.0, paper=paper) for norm in ("bn", "in", "ln", "gn")])
     assert text.endswith(
-        "In the paper's Table 3 (CIFAR-10, DARTS), BN came first of these norms, with 97.3 %; IN and LN diverged "
+        "In the paper's Table 3 (CIFAR-10, DARTS), BN came first of these norms, with 97.33 %; IN and LN diverged "
         "there."
     )
 
@@ -178,7 +187,7 @@ def test_columns_without_shared_seeds_are_left_out_and_said(make_record):
 
 def test_one_norm_with_other_seeds_at_another_batch_size(make_record):
     whole, *_ = answer([make_record(seed=0), make_record(seed=1), make_record(batch_size=2, seed=3)])
-    assert "batch size 64, only BN 60.0 ± 0.0 % (2 seeds) has been run" in whole
+    assert "batch size 64, only BN 60.00 ± 0.00 % (2 seeds) has been run" in whole
 
 
 def test_columns_that_more_than_half_of_the_norms_have_are_kept(make_record):
@@ -221,22 +230,24 @@ def test_equal_means_share_the_first_place(make_record):
     records = runs(make_record, {"bn": [12.5], "mine:ScaleNorm": [12.5], "gn": [10.0]}, paper=[])
     (text,) = answer(records)
     assert text == (
-        "On 10,000 CIFAR-10 images with ResNet-20, batch size 64, BN and ScaleNorm share the first place: 12.5 % test "
-        "top-1 accuracy (1 seed each); then GN 10.0 % (1 seed); one seed decides nothing, so run more seeds before "
-        "you choose."
+        "On 10,000 CIFAR-10 images with ResNet-20, batch size 64, BN and ScaleNorm share the first place: 12.50 % "
+        "test top-1 accuracy (1 seed each); then GN 10.00 % (1 seed); one seed decides nothing, so run more seeds "
+        "before you choose."
     )
 
 
 def test_equal_means_of_several_seeds_share_the_first_place(make_record):
     records = runs(make_record, {"bn": [12.0, 13.0], "gn": [13.0, 12.0], "ln": [1.0, 1.1]}, paper=[])
     (text,) = answer(records)
-    assert "BN and GN share the first place: 12.5 % test top-1 accuracy (2 seeds each); then LN 1.1 ± 0.1 % (2" in text
+    assert (
+        "BN and GN share the first place: 12.50 % test top-1 accuracy (2 seeds each); then LN 1.05 ± 0.07 % (2" in text
+    )
     assert "came first" not in text
     (text,) = answer(runs(make_record, {"bn": [12.5, 12.5], "gn": [12.5, 12.5]}, paper=[]))
-    assert text.endswith("BN and GN share the first place: 12.5 % test top-1 accuracy (2 seeds each).")
+    assert text.endswith("BN and GN share the first place: 12.50 % test top-1 accuracy (2 seeds each).")
     (text,) = answer(runs(make_record, {"bn": [12.5, 12.5], "gn": [12.5], "ln": [12.5]}, paper=[]))
     assert text.endswith(
-        "BN, LN and GN share the first place: 12.5 % test top-1 accuracy (2, 1 and 1 seeds); one seed decides "
+        "BN, LN and GN share the first place: 12.50 % test top-1 accuracy (2, 1 and 1 seeds); one seed decides "
         "nothing, so run more seeds before you choose."
     )
 

@@ -91,7 +91,7 @@ def test_after_a_run_of_one_s_own_the_text_is_about_it(make_record, write_runs, 
     first, answer, last = capsys.readouterr().out.splitlines()
     assert first.endswith("report.html: 1 run in 1 experiment")
     assert answer.startswith("Image classification, config mine: On 10,000 CIFAR-10 images with ResNet-20, batch size")
-    assert "only GN 60.0 % (1 seed) has been run: there is nothing to compare it with yet." in answer
+    assert "only GN 60.00 % (1 seed) has been run: there is nothing to compare it with yet." in answer
     assert last == "and 1 published experiment in the report"
     text = (runs / "report" / "results.md").read_text(encoding="utf-8")
     assert text.index("config mine") < text.index("config published")

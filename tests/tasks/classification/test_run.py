@@ -276,6 +276,7 @@ MISTAKES = {
     "outside norm that needs more": (["--model.norm=torch.nn:GroupNorm"], "norm", "torch.nn:GroupNorm"),
     "outside norm of other shapes": (["--model.norm=torch.nn:LayerNorm"], "norm must work in the network", "got:"),
     "misspelt flag": (["--model.nrom=bn"], "model.nrom", "Did you mean 'model.norm'"),
+    "initials of a flag": (["--model.lr=abc"], "got 'model.lr'", "Did you mean 'model.learning_rate'"),
     "wrong type": (["--data.batch_size=two"], "batch_size", "two"),
     "unknown backbone": (["--model.backbone=resnet51"], "backbone must be one of", "resnet51"),
     "no data_dir": (["--data.dataset=cifar10"], "data_dir", "DATA_DIR"),

@@ -10,6 +10,8 @@ RUNS = TaskRuns("uda", smoke=["--model.pictures=false"])
     ("flags", "message"),
     [
         (["--data.source=amazn"], "source must be one of amazon, dslr, webcam; got 'amazn'. Did you mean 'amazon'?"),
+        (["--data.source=/no/where"], "amazon, dslr, webcam, or a folder where target is one, too; got '/no/where'."),
+        (["--data.source=/tmp"], "got '/tmp'. Give two folders that exist, or args=\"--data.dataset=folders\"."),
         (["--data.target=dslr"], "source and target must be different domains; got dslr for both."),
         (["--model.weights=nowhere.pth"], "weights must be a file with the state dict of a torchvision network; got"),
         (["--data.image_size=0", "--data.crop_size=16"], "image_size must be at least 1; got 0."),
@@ -28,6 +30,7 @@ RUNS = TaskRuns("uda", smoke=["--model.pictures=false"])
         (["--data.download=true"], "download must be false"),
         (["--model.norm=bn", "--model.num_groups=4"], "num_groups must be left out for norm 'bn'"),
         (["--model.backbone=resnet51"], "backbone must be one of"),
+        (["--model.num_groups=512"], "D=256, G=512. Give a smaller num_groups=."),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, capsys, flags, message):

@@ -14,7 +14,7 @@ from uda.loops import LoopState, mean_entropy, neighbourhood_density, start_loop
     [
         (("dslr", "amazon"), "da", 512), (("webcam", "amazon"), "wa", 512), (("webcam", "dslr"), "wd", 512),
         (("amazon", "dslr"), "ad", 1), (("amazon", "webcam"), "aw", 8), (("dslr", "webcam"), "dw", 32),
-        (("cats", "dogs"), "cats-dogs", 512),
+        (("cats", "dogs"), "cats-dogs", 32),
     ],
 )  # fmt: skip
 def test_the_paper_s_groups(pair, name, groups):

@@ -331,16 +331,21 @@ def test_real_images(office31_dir, tmp_path):
     assert record["num_groups"] == 32
 
 
-@pytest.mark.slow
-def test_two_folders_of_the_user(tmp_path):
-    for domain in ("left", "right"):
+def write_domains(root: Path, *names: str) -> None:
+    """Two classes of eight images in each domain."""
+    for domain in names:
         for name in ("cat", "dog"):
-            folder = tmp_path / domain / name
+            folder = root / domain / name
             folder.mkdir(parents=True)
             for number in range(8):
                 generator = torch.Generator().manual_seed(number)
                 pixels = torch.randint(0, 256, (20, 20, 3), generator=generator).byte().numpy()
                 Image.fromarray(pixels).save(folder / f"{number}.png")
+
+
+@pytest.mark.slow
+def test_two_folders_of_the_user(tmp_path):
+    write_domains(tmp_path, "left", "right")
     flags = (
         "--data.dataset=folders",
         f"--data.data_dir={tmp_path}",
@@ -352,4 +357,39 @@ def test_two_folders_of_the_user(tmp_path):
     record = read_record(only_run(tmp_path / "runs"))
     assert record["axes"]["transfer"] == "left-right"
     assert record["paper"] == []
-    assert (record["num_groups"], record["default_num_groups"]) == (8, 512)
+    assert (record["num_groups"], record["default_num_groups"]) == (8, 32)
+
+
+@pytest.mark.slow
+def test_two_folders_need_no_flag_beside_their_paths(tmp_path, monkeypatch, capsys):
+    write_domains(tmp_path, "lab", "field")
+    monkeypatch.setenv("NORM_SUITE_COMMAND", "make task=uda norm=bgn source=lab target=field config=smoke")
+    flags = [f"--data.cache_dir={tmp_path / 'cache'}"]
+    flags += [f"--data.{name}={tmp_path / folder}" for name, folder in (("source", "lab"), ("target", "field"))]
+    assert run(tmp_path / "runs", *flags) == 0
+    record = read_record(only_run(tmp_path / "runs"))
+    assert (record["dataset"]["name"], record["axes"]["transfer"]) == ("folders", "lab-field")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next ")]
+    assert line.endswith(f"norm=bn runs={tmp_path / 'runs'}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [("lab", "field"), ("dslr", "webcam"), ("amazon", "webcam")])
+def test_the_names_of_folders_decide_nothing(tmp_path, names):
+    """Folders called as Office-31's domains are still not those: same G and threshold, and no cell of the paper."""
+    seen = []
+
+    class Watched(UdaModule):
+        def on_train_start(self):
+            super().on_train_start()
+            seen.append(self.threshold)
+
+    write_domains(tmp_path, *names)
+    flags = ["--data.dataset=folders", f"--data.cache_dir={tmp_path / 'cache'}", "--model.threshold=null"]
+    flags += [f"--data.{name}={tmp_path / folder}" for name, folder in zip(("source", "target"), names, strict=True)]
+    assert run(tmp_path / "runs", *flags, module=Watched) == 0
+    record = read_record(only_run(tmp_path / "runs"))
+    assert record["axes"]["transfer"] == "-".join(names)
+    assert (record["num_groups"], record["default_num_groups"], record["paper"]) == (32, 32, [])
+    assert not any("is the paper's for this pair" in reading for reading in record["readings"])
+    assert seen == [1.0]

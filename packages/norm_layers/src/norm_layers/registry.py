@@ -144,7 +144,9 @@ def resolve_norm(name: str) -> NormSpec:
     if ":" in name:
         return _outside_spec(name)
     close = difflib.get_close_matches(name.lower(), NORMS, n=1, cutoff=0.5)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    module, dot, attribute = name.rpartition(".")
+    meant = f"{module}:{attribute}" if dot else next(iter(close), None)
+    hint = f" Did you mean {meant!r}?" if meant else ""
     raise ValueError(f"norm must be one of {', '.join(NORMS)}, or 'package.module:Class'; got {name!r}.{hint}")
 
 

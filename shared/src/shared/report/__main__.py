@@ -104,9 +104,14 @@ def _check_folders(options: argparse.Namespace) -> None:
     for name, folder in (("runs", options.runs), ("out", options.out)):
         if folder and folder.exists() and not folder.is_dir():
             raise ValueError(f"{name} must be a folder; got {folder}, which is a file.")
-    if options.runs != DEFAULT_RUNS and not options.runs.exists():
+    check_exists(options.runs)
+
+
+def check_exists(runs: Path) -> None:
+    """Raise ValueError for a folder of runs that is not there; only the default one may be missing."""
+    if runs != DEFAULT_RUNS and not runs.exists():
         raise ValueError(
-            f"runs must be a folder that exists; got {options.runs}. Without runs= it is the folder {DEFAULT_RUNS}."
+            f"runs must be a folder that exists; got {runs}. Without runs= it is the folder {DEFAULT_RUNS}."
         )
 
 

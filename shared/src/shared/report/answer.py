@@ -18,7 +18,7 @@ from shared.report.ranking import (
 )
 from shared.report.sections import MEAN, Section
 from shared.report.statistics import Difference, summarise
-from shared.report.wording import listed, number, plural, pretty, seeds, setting_words, signed, with_unit
+from shared.report.wording import in_prose, listed, number, plural, pretty, seeds, setting_words, signed, with_unit
 
 ONE_SEED = "one seed decides nothing, so run more seeds before you choose."
 
@@ -36,7 +36,8 @@ def answers(section: Section) -> list[str]:
     """
     first, *others = _answers(section)
     if norms := doubted_norms(section.records):
-        first += f" Runs of {listed(norms)} give reasons to doubt a number: see the lines that begin with “Mind”."
+        names = listed([in_prose(norm) for norm in norms])
+        first += f" Runs of {names} give reasons to doubt a number: see the lines that begin with “Mind”."
     return [first, *others]
 
 
@@ -74,7 +75,7 @@ def _left_out(grid: Grid, shared: list[Column], columns: list[Column]) -> list[s
         return []
     names = f"{grid.column_name.capitalize()}{'s' if others[1:] else ''} {listed([str(each) for each in others])}"
     few = 2 * len(rows) <= sum(any(_ran(grid, row, column) for column in columns) for row in grid.rows)
-    who = f"only {listed([row.label for row in rows])} ran there" if few else None
+    who = f"only {listed([in_prose(row.label) for row in rows])} ran there" if few else None
     reason = who or "too few norms ran there with the same seeds"
     return [f"{names} {'are' if others[1:] else 'is'} left out of this, because {reason}."]
 
@@ -120,11 +121,11 @@ def _ranking(grid: Grid, place: str, ranked: list[Standing], *, complete: bool) 
     others = others[len(level) - 1 :]
     what = "" if grid.name in place else f" {grid.name}"
     if len(level) > 1:
-        names = listed([each.row.label for each in level])
-        value = with_unit(number(best, unit, digits=1), unit)
+        names = listed([in_prose(each.row.label) for each in level])
+        value = with_unit(number(best, unit), unit)
         text = f"{place}, {names} share the first place: {value}{what} ({_seeds_each(level)})"
     else:
-        text = f"{place}, {first.row.label} came first: {_value(first, unit, what=what)}"
+        text = f"{place}, {in_prose(first.row.label)} came first: {_value(first, unit, what=what)}"
     if others:
         text += (
             f"; then {_with_value(others[0], unit)}; {_verdict(difference(first, others[0]), unit, sign(grid.metric))}"
@@ -136,16 +137,16 @@ def _ranking(grid: Grid, place: str, ranked: list[Standing], *, complete: bool) 
 
 def _others(first: Standing, others: list[Standing], direction: float) -> str:
     """Say of the norms after the second which are inside the noise of the first, and which not, or not known."""
-    decided = {each.row.label: settled(difference(first, each), direction=direction) for each in others}
+    decided = {in_prose(each.row.label): settled(difference(first, each), direction=direction) for each in others}
     second, *rest = decided or [""]
     text = ""
     if close := [label for label in rest if decided[label] is False]:
-        text += f" Also inside the noise of {first.row.label}: {listed(close)}."
+        text += f" Also inside the noise of {in_prose(first.row.label)}: {listed(close)}."
     if behind := [label for label in rest if decided[label]]:
-        text += f" Behind {first.row.label} by more than the noise: {listed(behind)}."
+        text += f" Behind {in_prose(first.row.label)} by more than the noise: {listed(behind)}."
     if unknown := [label for label in rest if decided[label] is None]:
         start = "Not decided either" if decided[second] is None else "Not decided, for want of seeds"
-        text += f" {start}: {first.row.label} against {listed(unknown)}."
+        text += f" {start}: {in_prose(first.row.label)} against {listed(unknown)}."
     return text
 
 
@@ -158,13 +159,13 @@ def _seeds_each(level: list[Standing]) -> str:
 
 
 def _with_value(standing: Standing, unit: str) -> str:
-    return f"{standing.row.label} {_value(standing, unit)}"
+    return f"{in_prose(standing.row.label)} {_value(standing, unit)}"
 
 
 def _value(standing: Standing, unit: str, *, what: str = "") -> str:
     summary = standing.summary
-    spread = f" ± {number(summary.deviation, unit, digits=1)}" if summary.deviation is not None else ""
-    return f"{with_unit(number(summary.mean, unit, digits=1) + spread, unit)}{what} ({seeds(summary.n)})"
+    spread = f" ± {number(summary.deviation, unit)}" if summary.deviation is not None else ""
+    return f"{with_unit(number(summary.mean, unit) + spread, unit)}{what} ({seeds(summary.n)})"
 
 
 def _verdict(lead: Difference, unit: str, direction: float) -> str:
@@ -192,9 +193,9 @@ def _paper_first(grid: Grid, columns: list[Column]) -> str:
     for row, entries in found.items():
         numbers = [paper.number for _, paper in entries if paper.number is not None]
         if len(numbers) == len(columns):
-            means[row.label] = summarise(numbers).mean
+            means[in_prose(row.label)] = summarise(numbers).mean
         elif len(numbers) < len(entries):
-            lost.append(row.label)
+            lost.append(in_prose(row.label))
     if not means or len(means) + len(lost) < 2:
         return ""
     top = max(means.values())
@@ -202,10 +203,17 @@ def _paper_first(grid: Grid, columns: list[Column]) -> str:
     papers = [paper for entries in found.values() for _, paper in entries]
     together = " together" if len(first) > 1 else ""
     text = f" In {_paper_place(grid, papers, columns)}, {listed(first)} came first of these norms{together}, with"
-    text += f" {with_unit(f'{top:.1f}', '%')}"
+    text += f" {with_unit(_printed(top, papers, columns), '%')}"
     if not all(paper.comparable for entries in found.values() for cell, paper in entries if cell.runs):
         text += "; that is another experiment, not comparable with this one"
     return f"{text}; {listed(lost)} diverged there." if lost else f"{text}."
+
+
+def _printed(top: float, papers: list[PaperNumber], columns: list[Column]) -> str:
+    """Write the paper's best number as it prints it, and a mean of several as our tables would."""
+    if len(columns) > 1:
+        return number(top, "%")
+    return next(paper.entry.printed for paper in papers if paper.number and math.isclose(paper.number, top))
 
 
 def _paper_place(grid: Grid, papers: list[PaperNumber], columns: list[Column]) -> str:
@@ -226,7 +234,8 @@ def _paper_place(grid: Grid, papers: list[PaperNumber], columns: list[Column]) -
 
 def _diverged(grid: Grid, columns: list[Column]) -> list[str]:
     return [
-        f"{lost.row.label} {lost.verb} in {lost.num_lost} of {plural(lost.num_runs, 'run')} and is not ranked."
+        f"{in_prose(lost.row.label)} {lost.verb} in {lost.num_lost} of {plural(lost.num_runs, 'run')} "
+        "and is not ranked."
         for lost in lost_norms(grid, columns)
     ]
 
@@ -234,7 +243,7 @@ def _diverged(grid: Grid, columns: list[Column]) -> list[str]:
 def _incomplete(grid: Grid, columns: list[Column], ranked: Set[Row]) -> list[str]:
     """Name the norms that miss a column, so that nobody takes their absence for a bad place."""
     absent = [
-        row.label
+        in_prose(row.label)
         for row in grid.rows
         if row not in ranked
         and not any(grid.cells[row, column].num_diverged for column in columns if (row, column) in grid.cells)

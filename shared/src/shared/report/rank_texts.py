@@ -10,7 +10,7 @@ from shared.report.methods import method_of
 from shared.report.ranks import RankSummary, TaskRanks, headline_grid
 from shared.report.sections import Section
 from shared.report.tables import csv_text, flat, markdown_line
-from shared.report.wording import METHODS, listed, number, plural, pretty, seeds, with_unit
+from shared.report.wording import METHODS, in_prose, listed, number, plural, pretty, seeds, with_unit
 
 HEADING = "Over all tasks"
 STEM = "ranks"
@@ -26,9 +26,9 @@ def verdict(summary: RankSummary) -> str:
     best = summary.mean_ranks[first.norm]
     tasks = plural(len(summary.tasks), "task")
     lead = [row for row in others if summary.mean_ranks[row.norm] - best < 1e-9]
-    names = listed([first.label, *(row.label for row in lead)])
+    names = listed([in_prose(row.label) for row in (first, *lead)])
     text = f"Over {tasks}, {names} {'share' if lead else 'has'} the best mean rank ({best:.2f})"
-    apart = [row.label for row in others if summary.apart(first, row)]
+    apart = [in_prose(row.label) for row in others if summary.apart(first, row)]
     critical = summary.critical_difference
     if math.isinf(critical):
         ties = " without ties" if len(summary.tasks) > 5 else ""
@@ -51,7 +51,7 @@ def absence(summary: RankSummary) -> str:
     if not summary.absent:
         return ""
     have = "it has" if len(summary.absent) == 1 else "they have"
-    names = listed(list(summary.absent))
+    names = listed([in_prose(label) for label in summary.absent])
     return f"Not in this table, because {have} no complete runs in each of these tasks: {names}."
 
 

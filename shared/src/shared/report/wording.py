@@ -104,6 +104,11 @@ def setting_words(key: str, value: object) -> str:
     return f"{value}-{key[:-1]}" if key in ("ways", "shots") else f"{key.replace('_', ' ')} {value}"
 
 
+def in_prose(label: str) -> str:
+    """Write a norm's label inside a sentence, where "none came first" would say that no norm did."""
+    return "“no norm layer”" if label == "none" else label
+
+
 def listed(words: list[str]) -> str:
     """Join words as prose does: "a, b and c"."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -265,6 +265,7 @@ class ClassificationModule(TaskModule):
         assert isinstance(data, ClassificationData)
         n = data.num_test_images
         metrics: dict[str, Metric] = {}
+        warnings: list[str] = []
         last = min(self.trainer.max_epochs or 1, protocol.LAST_EPOCHS)
         if tested:
             names = ["top1", "top5"] + (["top1_shard"] if self.shard_workers else [])
@@ -276,11 +277,14 @@ class ClassificationModule(TaskModule):
                 metrics[f"test/{name}_best"] = accuracy_metric(max(each), count)
             metrics["train/top1"] = Metric(value=history[-1]["train/top1"])
             metrics["train/loss"] = Metric(value=history[-1]["train/loss"], unit="")
+            is_guess = metrics["test/top1"].value <= 100 / data.num_classes + 1
+            warnings += ["test accuracy is no better than guessing's"] if is_guess else []
         curves = {name: [(int(e["epoch"]), e[name]) for e in history if name in e] for name in self.curves}
         return Outcome(
             headline=self.headline, metrics=metrics, selection=f"median of the last {last} epochs",
             model=self.backbone, protocol=self.settings() | data.settings(),
             paper=self._paper_cells(data), readings=self._readings(), curves=curves,
+            warnings=warnings,
         )  # fmt: skip
 
     def _paper_cells(self, data: ClassificationData) -> list[PaperCell]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from shared.errors import UserError, choose
 from shared.runs import Scalar
 from shared.task import TaskData
 from uda import protocol
+from uda.domains import Dataset, check_domain, dataset_of, domain_folder
 from uda.loaders import LoopImages
 from uda.office31 import open_folder_pair, open_office31
 
@@ -35,13 +36,14 @@ class UdaData(TaskData):
 
     Args:
         dataset: embedded (procedural images in three looks, nothing to download), office31, or folders (any two
-            folders with one folder a class).
-        source: Labelled domain: amazon, dslr or webcam; for folders, the folder, relative to data_dir where given.
+            folders with one folder a class; taken by itself where source and target are folders).
+        source: Labelled domain: amazon, dslr or webcam; or a folder, relative to data_dir where given.
         target: The other domain, likewise.
         transfer: Both by the paper's letters (ad, da, wa, aw, dw, wd) instead; None: source and target as given.
         data_dir: Folder with the real images; None for the embedded ones.
         batch_size: Source images of a cross-entropy batch.
-        image_size: Side in pixels to which images are resized; None: 256, and 36 for the embedded ones.
+        image_size: Side in pixels to which images are resized; None: 256, 36 for the embedded ones, and for folders
+            8/7 of crop_size where that is given.
         crop_size: Side of the random window (in evaluation the central one) that the network sees; None: 7/8 of
             image_size.
         embedded_classes: Classes of the embedded domains.
@@ -57,7 +59,7 @@ class UdaData(TaskData):
 
     def __init__(
         self,
-        dataset: Literal["embedded", "office31", "folders"] = "embedded",
+        dataset: Dataset = "embedded",
         source: str = "dslr",
         target: str = "webcam",
         transfer: str | None = None,
@@ -76,7 +78,12 @@ class UdaData(TaskData):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        base = data_dir or Path()
+        if transfer is None:
+            dataset = dataset_of(dataset, source=source, target=target, base=base)
         usual_size = 36 if dataset == "embedded" else protocol.IMAGE_SIZE
+        if dataset == "folders" and crop_size is not None:
+            usual_size = crop_size * protocol.IMAGE_SIZE // protocol.CROP_SIZE
         self.image_size = usual_size if image_size is None else image_size
         usual_crop = self.image_size * protocol.CROP_SIZE // protocol.IMAGE_SIZE
         self.crop_size = usual_crop if crop_size is None else crop_size
@@ -99,8 +106,8 @@ class UdaData(TaskData):
                 raise UserError(f"transfer must be left out for folders; got {transfer}. Give source and target.")
             source, target = protocol.domains_of(transfer)
         if dataset != "folders":
-            choose("source", source, protocol.LETTERS)
-            choose("target", target, protocol.LETTERS)
+            check_domain("source", source, base=base)
+            check_domain("target", target, base=base)
         if source == target:
             raise UserError(f"source and target must be different domains; got {source} for both.")
         self.dataset, self.source_name, self.target_name = dataset, source, target
@@ -130,7 +137,7 @@ class UdaData(TaskData):
         else:
             base = self.data_dir or Path()
             self._sets = open_folder_pair(
-                base / Path(self.source_name).expanduser(), base / Path(self.target_name).expanduser(),
+                domain_folder(base, self.source_name), domain_folder(base, self.target_name),
                 image_size=self.image_size, cache_dir=self.cache_dir,
             )  # fmt: skip
         if len(self.source) < self.batch_size:
@@ -165,8 +172,10 @@ class UdaData(TaskData):
 
     @property
     def transfer(self) -> str:
-        """The paper's name of the pair, or "source-target" by the folders' names."""
-        return protocol.transfer_name(Path(self.source_name).name, Path(self.target_name).name)
+        """The paper's name of the pair; of folders "source-target" by their names, whatever these are."""
+        if self.dataset == "folders":
+            return f"{Path(self.source_name).name}-{Path(self.target_name).name}"
+        return protocol.transfer_name(self.source_name, self.target_name)
 
     def in_order(self, images: ImageSet) -> ArrayLoader:
         """Return all images of a domain in their order.

@@ -44,7 +44,7 @@ class UdaModule(TaskModule):
 
     Args:
         norm: Norm layer: bn, in, ln, gn, pn, gbgn, bgn, none, or package.module:Class of your own.
-        num_groups: G of the norms with groups; None: for BGN the paper's of the pair (512 for others), 32 for GN and
+        num_groups: G of the norms with groups; None: for BGN the paper's of the pair (32 for others), 32 for GN and
             GBGN.
         batch_size: Source images of a cross-entropy batch (set by data.batch_size).
         method: can; norm_branch (the same with the discrepancy's weight at 0: only the target's norms adapt); or
