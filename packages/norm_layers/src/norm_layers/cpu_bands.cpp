@@ -83,7 +83,7 @@ void cell_moments(const Bands& plan, const Task& task, const T* x, double* means
     std::fill_n(sum, padded, 0);
     std::fill_n(square, padded, 0);
   };
-  in_pieces(plan, task, [&](int64_t at, int64_t rows) {
+  in_pieces<T>(plan, task, [&](int64_t at, int64_t rows, int64_t ahead) {
     if (done + count == 0) {
       for (int64_t i = 0; i < width; i += L)
         store(shift + i, i + L <= width ? load(x + at + i) : load(x + at + i, width - i));
@@ -94,7 +94,7 @@ void cell_moments(const Bands& plan, const Task& task, const T* x, double* means
       in_rows<T>(at, taken, together, stride, width, plan.values(),
                  [&](int64_t from, int64_t some, int64_t stride, auto number, int64_t i, int64_t place,
                      int64_t left) {
-                   add_rows<T, number>(x + from, some, stride, 0, left, shift + i, sum + place, square + place);
+                   add_rows<T, number>(x + from, some, stride, 0, left, shift + i, sum + place, square + place, ahead);
                  });
       count += taken;
       if (count == (done ? TILE : FIRST_ROWS)) fold();
@@ -130,14 +130,14 @@ void cell_products(const Bands& plan, const Task& task, const T* dy, const T* x,
     std::fill_n(product, padded, 0);
     count = 0;
   };
-  in_pieces(plan, task, [&](int64_t at, int64_t rows) {
+  in_pieces<T>(plan, task, [&](int64_t at, int64_t rows, int64_t ahead) {
     for (int64_t taken; rows > 0; rows -= taken, at += taken * stride) {
       taken = std::min(TILE - count, rows);
       in_rows<T>(at, taken, together, stride, width, plan.values(),
                  [&](int64_t from, int64_t some, int64_t stride, auto number, int64_t i, int64_t place,
                      int64_t left) {
                    add_products<T, number>(dy + from, x + from, some, stride, 0, left, center + i, sum + place,
-                                           product + place);
+                                           product + place, ahead);
                  });
       count += taken;
       if (count == TILE) fold();
@@ -154,16 +154,16 @@ template <typename T> struct Lines {
 // Do an operation to the rows of a task; of the lines, those of the first row are there.
 template <typename T, typename Operation>
 void apply_task(const Bands& plan, const Task& task, const Operation& operation, Lines<T>& lines) {
-  constexpr int64_t L = LANES<T>, FEW = 4;  // rows: results in the order of memory
+  constexpr int64_t L = LANES<T>;
   const int64_t together = rows_together<T>(plan);
   for (Scalar<T>* values : {lines.center, lines.scale, lines.slope, lines.shift})
     if (values != lines.slope || Operation::HAS_SLOPE) repeat(values, together, task.width);
-  const auto all = [&](int64_t start, int64_t rows, int64_t stride, int64_t width) {
+  const auto all = [&](int64_t start, int64_t rows, int64_t stride, int64_t width, int64_t ahead) {
     const auto columns = [&](int64_t at, int64_t rows, auto number, int64_t i) {
       apply_columns<T, number>(operation, at + i, rows, stride, lines.center + i, lines.scale + i, lines.slope + i,
-                               lines.shift + i);
+                               lines.shift + i, ahead);
     };
-    const int64_t step = width <= 4 * L ? rows : FEW;
+    const int64_t step = width <= 4 * L ? rows : 1;  // in the order of memory
     for (int64_t row = 0; row < rows; row += step) {
       const int64_t count = std::min(step, rows - row), at = start + row * stride;
       const int64_t i = in_vectors<T>(width, [&](auto number, int64_t i) { columns(at, count, number, i); });
@@ -178,10 +178,10 @@ void apply_task(const Bands& plan, const Task& task, const Operation& operation,
                 width);
     }
   };
-  in_pieces(plan, task, [&](int64_t start, int64_t rows) {
+  in_pieces<T>(plan, task, [&](int64_t start, int64_t rows, int64_t ahead) {
     const int64_t long_rows = together > 1 ? rows / together : 0, done = long_rows * together;
-    if (long_rows) all(start, long_rows, together * plan.channels, together * task.width);
-    if (done < rows) all(start + done * plan.channels, rows - done, plan.channels, task.width);
+    if (long_rows) all(start, long_rows, together * plan.channels, together * task.width, ahead);
+    if (done < rows) all(start + done * plan.channels, rows - done, plan.channels, task.width, ahead);
   });
 }
 

@@ -59,13 +59,20 @@ struct Task {
   }
 };
 
-// Call `some(at, rows)` for the rows of a task that lie in one piece of memory, from `at` on.
-template <typename Some> inline void in_pieces(const Bands& plan, const Task& task, Some some) {
+// Call `some(at, rows, ahead)` for the rows of a task that lie in one piece of memory, from `at` on. What lies `ahead`
+// values further on is worth fetching into the cache meanwhile: of short pieces those of the next samples, whose places
+// no processor guesses, of long ones what comes next.
+template <typename T, typename Some> inline void in_pieces(const Bands& plan, const Task& task, Some some) {
+  constexpr int64_t LONG = 64 << 10, NEAR = 4 << 10, ALONG = 8 << 10;  // bytes
   const int64_t length = plan.band_starts[task.band + 1] - plan.band_starts[task.band];
+  const int64_t sample_values = plan.positions * plan.channels, last = (task.end_row - 1) / length;
+  const int64_t bytes = length * task.width * sizeof(T), samples_ahead = bytes > LONG ? 0 : (NEAR - 1) / bytes + 1;
+  const int64_t along = bytes > LONG ? ALONG / sizeof(T) : 0;
   for (int64_t row = task.first_row, count; row < task.end_row; row += count) {
     const int64_t sample = row / length, position = row % length;
     count = std::min(length - position, task.end_row - row);
-    some(task.start + (sample * plan.positions + position) * plan.channels, count);
+    some(task.start + sample * sample_values + position * plan.channels, count,
+         std::min(samples_ahead, last - sample) * sample_values + along);
   }
 }
 

@@ -13,6 +13,7 @@ template <typename T> struct Normalise {
   T* y;
 
   T* result() const { return y; }
+  void fetch_all(int64_t at) const { fetch(x + at), fetch(y + at); }
   Vector<T> whole(int64_t at, Vector<T> center, Vector<T> scale, Vector<T>, Vector<T> shift) const {
     return (load(x + at) - center) * scale + shift;
   }
@@ -28,6 +29,7 @@ template <typename T> struct Differentiate {
   T* dx;
 
   T* result() const { return dx; }
+  void fetch_all(int64_t at) const { fetch(dy + at), fetch(x + at), fetch(dx + at); }
   Vector<T> whole(int64_t at, Vector<T> center, Vector<T> scale, Vector<T> slope, Vector<T> shift) const {
     return load(dy + at) * scale + ((load(x + at) - center) * slope + shift);
   }
@@ -44,6 +46,7 @@ template <typename T> struct Scale {
   T* dx;
 
   T* result() const { return dx; }
+  void fetch_all(int64_t at) const { fetch(dy + at), fetch(dx + at); }
   Vector<T> whole(int64_t at, Vector<T>, Vector<T> scale, Vector<T>, Vector<T>) const { return load(dy + at) * scale; }
   Vector<T> part(int64_t at, int64_t count, Vector<T>, Vector<T> scale, Vector<T>, Vector<T>) const {
     return load(dy + at, count) * scale;
@@ -52,11 +55,12 @@ template <typename T> struct Scale {
 
 template <typename T> inline Vector<T> spread(Scalar<T> value) { return Vector<T>{} + value; }
 
-// Do an operation to some rows of NUMBER vectors of columns, each with lines of its own.
+// Do an operation to some rows of NUMBER vectors of columns, each with lines of its own. What lies `ahead` values
+// further on is fetched into the cache, 0: nothing.
 template <typename T, int NUMBER, typename Operation>
 inline void apply_columns(const Operation& operation, int64_t start, int64_t rows, int64_t stride,
                           const Scalar<T>* centers, const Scalar<T>* scales, const Scalar<T>* slopes,
-                          const Scalar<T>* shifts) {
+                          const Scalar<T>* shifts, int64_t ahead = 0) {
   constexpr int64_t L = LANES<T>;
   Vector<T> center[NUMBER], scale[NUMBER], slope[NUMBER], shift[NUMBER];
   for (int k = 0; k < NUMBER; ++k) {
@@ -68,6 +72,7 @@ inline void apply_columns(const Operation& operation, int64_t start, int64_t row
   for (int64_t row = 0; row < rows; ++row)
     for (int k = 0; k < NUMBER; ++k) {
       const int64_t at = start + row * stride + k * L;
+      if (ahead) operation.fetch_all(at + ahead);
       store(operation.result() + at, operation.whole(at, center[k], scale[k], slope[k], shift[k]));
     }
 }

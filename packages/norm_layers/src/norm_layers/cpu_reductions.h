@@ -32,10 +32,10 @@ template <typename S> inline double sum_of(const S* values, int64_t count) {
 }
 
 // Add up distances from a shift and their squares over rows, for NUMBER vectors of columns from column i on, of which
-// `left` are in the matrix.
+// `left` are in the matrix. What lies `ahead` values further on is fetched into the cache, 0: nothing.
 template <typename T, int NUMBER>
 inline void add_rows(const T* x, int64_t rows, int64_t stride, int64_t i, int64_t left, const Scalar<T>* shift,
-                     Scalar<T>* sums, Scalar<T>* squares) {
+                     Scalar<T>* sums, Scalar<T>* squares, int64_t ahead = 0) {
   constexpr int64_t L = LANES<T>;
   Vector<T> center[NUMBER], sum[NUMBER], square[NUMBER];
   for (int k = 0; k < NUMBER; ++k) {
@@ -46,6 +46,7 @@ inline void add_rows(const T* x, int64_t rows, int64_t stride, int64_t i, int64_
   for (int64_t row = 0; row < rows; ++row)
     for (int k = 0; k < NUMBER; ++k) {
       const T* from = x + row * stride + i + k * L;
+      if (ahead) fetch(from + ahead);
       const Vector<T> distance = (left < L ? load(from, left) : load(from)) - center[k];
       sum[k] += distance;
       square[k] += distance * distance;
@@ -59,7 +60,7 @@ inline void add_rows(const T* x, int64_t rows, int64_t stride, int64_t i, int64_
 // The same of output gradients, and of their products with the centred input.
 template <typename T, int NUMBER>
 inline void add_products(const T* dy, const T* x, int64_t rows, int64_t stride, int64_t i, int64_t left,
-                         const Scalar<T>* centers, Scalar<T>* sums, Scalar<T>* products) {
+                         const Scalar<T>* centers, Scalar<T>* sums, Scalar<T>* products, int64_t ahead = 0) {
   constexpr int64_t L = LANES<T>;
   Vector<T> center[NUMBER], sum[NUMBER], product[NUMBER];
   for (int k = 0; k < NUMBER; ++k) {
@@ -70,6 +71,7 @@ inline void add_products(const T* dy, const T* x, int64_t rows, int64_t stride, 
   for (int64_t row = 0; row < rows; ++row)
     for (int k = 0; k < NUMBER; ++k) {
       const int64_t at = row * stride + i + k * L;
+      if (ahead) fetch(dy + at + ahead), fetch(x + at + ahead);
       const Vector<T> gradient = left < L ? load(dy + at, left) : load(dy + at);
       sum[k] += gradient;
       product[k] += gradient * ((left < L ? load(x + at, left) : load(x + at)) - center[k]);
