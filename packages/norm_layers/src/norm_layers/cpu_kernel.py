@@ -73,20 +73,65 @@ def cpu_functions() -> dict[tuple[type, torch.dtype], _Functions]:
     return functions
 
 
-class KernelOptions(NamedTuple):
-    """What the kernel is told beside tensors.
+class CpuKernel(NamedTuple):
+    """The kernel made ready for inputs of one shape: what every call needs, which costs as much as a small input.
 
     Args:
         layout: The input as a matrix, or in bands.
         form: Memory format of the input in that layout.
+        functions: The functions of the kernel.
+        plan: Address of how it walks over the input.
+        kept_dtype: Dtype of the statistics, the scale and the shift.
+        kept_shape: Shape of means over reciprocal standard deviations.
+        kept_bytes: Bytes of either.
+        alive: What lies at the plan's address.
+    """
+
+    layout: MatrixLayout | BandLayout
+    form: torch.memory_format
+    functions: _Functions
+    plan: int
+    kept_dtype: torch.dtype
+    kept_shape: tuple[int, int]
+    kept_bytes: int
+    alive: object
+
+
+def cpu_kernel(layout: MatrixLayout | BandLayout, form: torch.memory_format, dtype: torch.dtype) -> CpuKernel | None:
+    """Make the kernel ready.
+
+    Args:
+        layout: The input as a matrix, or in bands.
+        form: Memory format of the input in that layout.
+        dtype: That of the input.
+
+    Returns:
+        The kernel; None where there is none.
+    """
+    functions = cpu_functions().get((type(layout), dtype))
+    if functions is None:
+        return None
+    if isinstance(layout, BandLayout):
+        plan, alive = _band_plan(layout, dtype.itemsize)
+    else:
+        plan, alive = _matrix_plan(layout, dtype.itemsize)
+    kept = torch.float64 if dtype is torch.float64 else torch.float32
+    count = layout.num_statistics
+    return CpuKernel(layout, form, functions, plan, kept, (2, count), count * kept.itemsize, alive)
+
+
+class KernelOptions(NamedTuple):
+    """What the kernel is told beside tensors.
+
+    Args:
+        kernel: The kernel for the input's shape.
         training: Whether the batch's statistics normalise, else the running ones.
         momentum: Weight of this batch in the running statistics.
         unbiased: Whether the running variance is unbiased.
         eps: Added to the variance.
     """
 
-    layout: MatrixLayout | BandLayout
-    form: torch.memory_format
+    kernel: CpuKernel
     training: bool
     momentum: float
     unbiased: bool
@@ -114,29 +159,25 @@ def cpu_normalise(
     Returns:
         The output, and means over reciprocal standard deviations, shape (2, G).
     """
-    layout, _, training, momentum, unbiased, eps = options
+    kernel, training, momentum, unbiased, eps = options
     y = torch.empty_like(x)
-    dtype, num_groups = x.dtype, layout.num_statistics
-    kept = torch.float64 if dtype is torch.float64 else torch.float32
-    statistics = torch.empty(2, num_groups, dtype=kept, device="cpu")  # whatever the default device
+    statistics = x.new_empty(kernel.kept_shape, dtype=kernel.kept_dtype)
     means = statistics.data_ptr()
-    plan, _alive = _plan(layout, x.element_size())
     tensors = (
-        plan,
+        kernel.plan,
         x.data_ptr(),
         y.data_ptr(),
         None if weight is None else weight.data_ptr(),
         None if bias is None else bias.data_ptr(),
         means,
-        means + num_groups * statistics.element_size(),
+        means + kernel.kept_bytes,
         None if running_mean is None else running_mean.data_ptr(),
         None if running_var is None else running_var.data_ptr(),
     )
-    functions, threads = cpu_functions()[type(layout), dtype], torch.get_num_threads()
     if training:
-        functions.normalise(*tensors, momentum, unbiased, eps, threads)
+        kernel.functions.normalise(*tensors, momentum, unbiased, eps, torch.get_num_threads())
     else:
-        functions.evaluate(*tensors, eps, threads)
+        kernel.functions.evaluate(*tensors, eps, torch.get_num_threads())
     return y, statistics
 
 
@@ -156,20 +197,19 @@ def cpu_differentiate(
     Returns:
         Gradients of x (None if not wanted), of the scale and of the shift.
     """
-    layout = options.layout
+    kernel = options.kernel
     dx = torch.empty_like(x) if needs_input else None
-    dweight = torch.empty(layout.num_channels, dtype=statistics.dtype, device="cpu")
+    dweight = statistics.new_empty(kernel.layout.num_channels)
     dbias = torch.empty_like(dweight)
     means = statistics.data_ptr()
-    plan, _alive = _plan(layout, x.element_size())
-    cpu_functions()[type(layout), x.dtype].differentiate(
-        plan,
+    kernel.functions.differentiate(
+        kernel.plan,
         dy.data_ptr(),
         x.data_ptr(),
         None if dx is None else dx.data_ptr(),
         None if weight is None else weight.data_ptr(),
         means,
-        means + layout.num_statistics * statistics.element_size(),
+        means + kernel.kept_bytes,
         dweight.data_ptr(),
         dbias.data_ptr(),
         options.training,
@@ -178,14 +218,8 @@ def cpu_differentiate(
     return dx, dweight, dbias
 
 
-@functools.lru_cache(maxsize=256)
-def _plan(layout: MatrixLayout | BandLayout, element_size: int) -> tuple[int, object]:
-    """Give the address of the kernel's plan, and what keeps it alive, which the caller holds while the kernel runs.
-
-    Another thread's calls may push the plan out of the cache meanwhile, or have put one of their own there.
-    """
-    if isinstance(layout, BandLayout):
-        return _band_plan(layout, element_size)
+def _matrix_plan(layout: MatrixLayout, element_size: int) -> tuple[int, object]:
+    """Give the address of the kernel's plan of a matrix, and what lies there."""
     walk = plan_walk(layout, element_size=element_size)
     runs, segments = walk.runs, walk.segments
     sizes = (layout.rows, layout.columns, layout.num_groups, layout.num_channels, len(walk.bundle_groups) - 1)
@@ -205,7 +239,7 @@ def _plan(layout: MatrixLayout | BandLayout, element_size: int) -> tuple[int, ob
 
 
 def _band_plan(layout: BandLayout, element_size: int) -> tuple[int, object]:
-    """Give the same of a channels_last input."""
+    """Give the same of an input in bands."""
     walk = plan_bands(layout, element_size=element_size)
     sizes = (*layout, len(walk.cell_groups), len(walk.bundle_bands) - 1, walk.num_chunks, walk.inside)
     arrays = [walk.band_starts, walk.cell_groups, walk.bundle_bands, walk.bundle_groups, walk.listed_groups]

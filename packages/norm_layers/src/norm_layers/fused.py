@@ -5,6 +5,7 @@ backward. The kernels are for plain tensors outside of any transform; whatever e
 forward-mode and double differentiation, tensor subclasses) falls back to `norm_layers.plain`.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from norm_layers.bands import BandLayout
-from norm_layers.cpu_kernel import KernelOptions, cpu_differentiate, cpu_functions, cpu_normalise
+from norm_layers.cpu_kernel import CpuKernel, KernelOptions, cpu_differentiate, cpu_kernel, cpu_normalise
 from norm_layers.cpu_transpose import in_format
 from norm_layers.derivative import plain_gradients
 from norm_layers.eager import is_eager, is_readable, wants_gradients
@@ -59,28 +60,33 @@ def fused_batch_group_norm(
     Raises:
         ValueError: As in `batch_group_norm`.
     """
-    if not is_eager(x, weight, bias) or not (_cpu_serves(x) or (training and triton_serves(x))):
+    if not is_eager(x, weight, bias) or not (x.is_cpu or (training and triton_serves(x))):
         return None
     if (running_mean is None) is not (running_var is None):
         return None  # which torch refuses
-    form = torch.contiguous_format if x.is_contiguous() else memory_format(x)
-    channels_last = form is not torch.contiguous_format
-    matrix = batch_layout(x.shape, num_groups, uneven, channels_last, training)
-    if matrix.num_groups == matrix.num_channels:
-        return None  # batch normalization, which is torch's own to the last bit
-    if x.is_cuda and matrix.num_groups % matrix.num_channels == 0 and matrix.columns % matrix.num_groups == 0:
-        return None  # groups inside channels: batch normalization of a view, in one call of torch's own
     dtype = statistics_dtype(x)
     if not (is_readable(running_mean, x, num_groups, dtype) and is_readable(running_var, x, num_groups, dtype)):
         return None
-    layout: MatrixLayout | BandLayout = matrix
-    bands = BandLayout(1, len(x), math.prod(x.shape[2:]), matrix.num_channels, matrix.num_groups)
-    if x.is_cpu and channels_last and bands.is_thick:
-        layout = bands
-    elif not matrix.channels_last:
-        form = torch.contiguous_format
-    options = KernelOptions(layout, form, training, momentum, unbiased_running_var, eps)
-    return _normalise(x, weight, bias, running_mean, running_var, options)
+    form = torch.contiguous_format if x.is_contiguous() else memory_format(x)
+    if x.is_cpu:
+        kernel = _batch_kernel(x.shape, x.dtype, form, num_groups, uneven, training)
+        if kernel is None:
+            return None
+        options = KernelOptions(kernel, training, momentum, unbiased_running_var, eps)
+        return _normalise(x, weight, bias, running_mean, running_var, options)
+    layout = batch_layout(x.shape, num_groups, uneven, form is not torch.contiguous_format, training)
+    if layout.num_groups == layout.num_channels:
+        return None  # batch normalization, which is torch's own to the last bit
+    if layout.num_groups % layout.num_channels == 0 and layout.columns % layout.num_groups == 0:
+        return None  # groups inside channels: batch normalization of a view, in one call of torch's own
+    affine = _affine(x, weight, bias)
+    if affine is None:
+        return None
+    matrix = in_format(x, form if layout.channels_last else torch.contiguous_format)
+    y = triton_normalise(
+        matrix, *affine, running_mean, running_var, layout, momentum=momentum, unbiased=unbiased_running_var, eps=eps
+    )
+    return y if matrix is x else in_format(y, form)
 
 
 def fused_flat_group_norm(
@@ -98,28 +104,59 @@ def fused_flat_group_norm(
     Returns:
         The output; None where the caller is to take torch's own operations.
     """
-    if not is_eager(x, weight, bias) or not _cpu_serves(x):
+    if not is_eager(x, weight, bias) or not x.is_cpu:
         return None
-    num_samples, num_channels = x.shape[:2]
-    positions = x.numel() // (num_samples * num_channels)
-    layout: MatrixLayout | BandLayout
     form = torch.contiguous_format if x.is_contiguous() else memory_format(x)
+    kernel = _flat_kernel(x.shape, x.dtype, form, num_groups)
+    if kernel is None:
+        return None
+    return _normalise(x, weight, bias, None, None, KernelOptions(kernel, True, 0.0, False, eps))
+
+
+@functools.lru_cache(maxsize=256)
+def _batch_kernel(
+    shape: torch.Size, dtype: torch.dtype, form: torch.memory_format, num_groups: int, uneven: Uneven, training: bool
+) -> CpuKernel | None:
+    """Give the CPU kernel that takes statistics over a batch of this shape, or None where torch's own serves."""
+    channels_last = form is not torch.contiguous_format
+    matrix = batch_layout(shape, num_groups, uneven, channels_last, training)
+    if matrix.num_groups == matrix.num_channels:
+        return None  # batch normalization, which is torch's own to the last bit
+    bands = BandLayout(1, shape[0], math.prod(shape[2:]), matrix.num_channels, matrix.num_groups)
+    if channels_last and bands.is_thick:
+        return cpu_kernel(bands, form, dtype)
+    return cpu_kernel(matrix, form if matrix.channels_last else torch.contiguous_format, dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def _flat_kernel(
+    shape: torch.Size, dtype: torch.dtype, form: torch.memory_format, num_groups: int
+) -> CpuKernel | None:
+    """Give the CPU kernel that takes statistics over each sample of this shape, or None where there is none."""
+    num_samples, num_channels, *spatial = shape
+    positions = math.prod(spatial)
     bands = BandLayout(num_samples, 1, positions, num_channels, num_groups)
     if form is not torch.contiguous_format and bands.is_thick:
-        layout = bands
-    else:
-        form = torch.contiguous_format
-        layout = MatrixLayout(
-            rows=1,
-            columns=x.numel(),
-            num_channels=num_channels,
-            num_groups=num_samples * num_groups,
-            channel_columns=positions,
-            channels_last=False,
-            samples=num_samples,
-        )
-    options = KernelOptions(layout, form, True, 0.0, False, eps)
-    return _normalise(x, weight, bias, None, None, options)
+        return cpu_kernel(bands, form, dtype)
+    matrix = MatrixLayout(
+        rows=1,
+        columns=num_samples * num_channels * positions,
+        num_channels=num_channels,
+        num_groups=num_samples * num_groups,
+        channel_columns=positions,
+        channels_last=False,
+        samples=num_samples,
+    )
+    return cpu_kernel(matrix, torch.contiguous_format, dtype)
+
+
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None] | None:
+    """Give scale and shift in the dtype of the statistics; None where a kernel cannot read them."""
+    weight, bias = affine_parameters(x, weight, bias)
+    num_channels, dtype = x.shape[1], statistics_dtype(x)
+    if is_readable(weight, x, num_channels, dtype) and is_readable(bias, x, num_channels, dtype):
+        return weight, bias
+    return None
 
 
 def _normalise(
@@ -130,21 +167,15 @@ def _normalise(
     running_var: Tensor | None,
     options: KernelOptions,
 ) -> Tensor | None:
-    """Run the kernel on x in the layout's memory format, unless it cannot read the parameters."""
-    weight, bias = affine_parameters(x, weight, bias)
-    num_channels, dtype = options.layout.num_channels, statistics_dtype(x)
-    if not (is_readable(weight, x, num_channels, dtype) and is_readable(bias, x, num_channels, dtype)):
+    """Run the CPU kernel on x in its memory format, unless it cannot read the parameters."""
+    affine = _affine(x, weight, bias)
+    if affine is None:
         return None
-    matrix = in_format(x, options.form)
-    layout, _, _, momentum, unbiased, eps = options
-    if x.is_cuda and isinstance(layout, MatrixLayout):
-        y = triton_normalise(
-            matrix, weight, bias, running_mean, running_var, layout, momentum=momentum, unbiased=unbiased, eps=eps
-        )
-    elif wants_gradients(x, weight, bias):
-        y = _FusedNorm.apply(matrix, weight, bias, (running_mean, running_var), options)
+    matrix = in_format(x, options.kernel.form)
+    if wants_gradients(x, *affine):
+        y = _FusedNorm.apply(matrix, *affine, (running_mean, running_var), options)
     else:
-        y, _ = cpu_normalise(matrix, weight, bias, running_mean, running_var, options)
+        y, _ = cpu_normalise(matrix, *affine, running_mean, running_var, options)
     return y if matrix is x else in_format(y, memory_format(x))
 
 
@@ -173,9 +204,9 @@ class _FusedNorm(torch.autograd.Function):
         if torch.is_grad_enabled() or not is_eager(dy):
             dx, *affine = _plain_gradients(dy, x, weight, bias, statistics, wanted, options)
             if dx is not None and is_eager(dx):
-                dx = in_format(dx, options.form)
+                dx = in_format(dx, options.kernel.form)
             return dx, *affine, None, None
-        dy = in_format(dy, options.form)
+        dy = in_format(dy, options.kernel.form)
         dx, dweight, dbias = cpu_differentiate(dy, x, weight, statistics, options, needs_input=wanted[0])
         return dx, dweight if wanted[1] else None, dbias if wanted[2] else None, None, None
 
@@ -190,7 +221,7 @@ def _plain_gradients(
     options: KernelOptions,
 ) -> list[Tensor | None]:
     """Give the gradients through torch's own operations."""
-    layout, eps = options.layout, options.eps
+    layout, eps = options.kernel.layout, options.eps
 
     def normalise(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         groups = layout.num_groups
@@ -203,8 +234,3 @@ def _plain_gradients(
         return plain_batch_group_norm(x, None, None, weight, bias, num_groups=groups, training=True, eps=eps)
 
     return plain_gradients(normalise, (x, weight, bias), dy, wanted=wanted)
-
-
-def _cpu_serves(x: Tensor) -> bool:
-    """Say whether the CPU kernel may normalise x."""
-    return x.is_cpu and (MatrixLayout, x.dtype) in cpu_functions()
